@@ -1,0 +1,1 @@
+"""The whole Llama 2 paper, running."""

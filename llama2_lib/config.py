@@ -1,0 +1,300 @@
+"""Every number of a run, in one place.
+
+A preset is a function that returns a whole `Recipe`; a variant calls another preset and changes fields. The notebooks
+(through papermill's parameters) and the command line both change a recipe with `override`, which refuses a name that does
+not exist and a value of the wrong type, before any work is done.
+
+Paper: Table 1 and section 2.2 (pretraining), section 3.1 (fine-tuning). The dimensions of the four models are not in the
+paper; they come from the published params.json files, and the 34B's from Code Llama 34B.
+"""
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError(message) unless `condition` holds: the way every config states what it accepts."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a Llama 2 transformer; field names are those of Meta's params.json."""
+    dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    vocab_size: int
+    multiple_of: int = 256                    # the FFN's hidden width is rounded up to a multiple of this
+    ffn_dim_multiplier: float | None = None   # widens the FFN: 1.3 at 70B pays back what GQA saves
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    max_seq_len: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "max_seq_len"):
+            require(getattr(self, name) >= 1, f"model.{name} must be at least 1, got {getattr(self, name)}")
+        require(self.dim % self.n_heads == 0, f"model.dim {self.dim} is not a multiple of model.n_heads {self.n_heads}")
+        require(self.head_dim % 2 == 0, f"head width {self.head_dim} is odd: RoPE rotates pairs of channels")
+        require(self.n_heads % self.n_kv_heads == 0,
+                f"model.n_heads {self.n_heads} is not a multiple of model.n_kv_heads {self.n_kv_heads}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_heads
+
+    @property
+    def hidden_dim(self) -> int:
+        """Hidden width of the SwiGLU: two thirds of 4·dim, so that three matrices cost what two did."""
+        hidden = int(2 * 4 * self.dim / 3)
+        if self.ffn_dim_multiplier is not None:
+            hidden = int(self.ffn_dim_multiplier * hidden)
+        return self.multiple_of * -(-hidden // self.multiple_of)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule (section 2.2): linear warm-up, then a cosine to `final_lr_fraction` of the peak."""
+    peak_lr: float
+    warmup_steps: int = 0
+    final_lr_fraction: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-5
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.peak_lr > 0, f"optim.peak_lr must be above 0, got {self.peak_lr}")
+        require(self.warmup_steps >= 0, f"optim.warmup_steps must not be negative, got {self.warmup_steps}")
+        require(0 <= self.final_lr_fraction <= 1, f"optim.final_lr_fraction must lie in 0…1, got {self.final_lr_fraction}")
+        require(self.clip_norm > 0, f"optim.clip_norm must be above 0 (inf switches clipping off), got {self.clip_norm}")
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """How many web pages the small world writes, and the share of pages with each planted fault."""
+    documents: int = 24_000
+    facts: int = 0                     # 0: the tables of data/world as they are; more: grown with invented places
+    pii: float = 0.06
+    exact_duplicates: float = 0.06
+    near_duplicates: float = 0.04
+    boilerplate: float = 0.08
+    gibberish: float = 0.03
+    toxic: float = 0.02
+    other_languages: float = 0.06
+    contaminated: float = 0.01
+
+    def __post_init__(self) -> None:
+        require(self.documents >= 1, f"world.documents must be at least 1, got {self.documents}")
+        for f in dataclasses.fields(self):
+            if f.type == "float":
+                require(0 <= getattr(self, f.name) < 1, f"world.{f.name} is a share in 0…1, got {getattr(self, f.name)}")
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """How often a cleaned page of each source is seen: 1 is once, 2 is up-sampled twice (section 2.1)."""
+    encyclopedia: float = 2.0
+    stories: float = 1.0
+    poems: float = 1.0
+    howtos: float = 1.0
+    dialogues: float = 1.0
+    exercises: float = 1.0
+    languages: float = 1.0
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Token budget and batch of pretraining (section 2.2)."""
+    tokens: int
+    batch_tokens: int
+    seq_len: int
+    optim: OptimConfig
+
+    def __post_init__(self) -> None:
+        require(self.seq_len >= 2, f"pretrain.seq_len must be at least 2, got {self.seq_len}")
+        require(self.batch_tokens % self.seq_len == 0,
+                f"pretrain.batch_tokens {self.batch_tokens} is not a multiple of pretrain.seq_len {self.seq_len}")
+        require(self.tokens >= self.batch_tokens,
+                f"pretrain.tokens {self.tokens} is less than one batch of {self.batch_tokens} tokens: no step would run")
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // self.batch_tokens
+
+    @property
+    def batch_size(self) -> int:
+        return self.batch_tokens // self.seq_len
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Supervised fine-tuning (section 3.1)."""
+    demonstrations: int
+    epochs: int
+    batch_size: int
+    seq_len: int
+    optim: OptimConfig
+    noise: float = 0.0        # share of demonstrations written badly; the study of quality against quantity turns it up
+
+    def __post_init__(self) -> None:
+        require(self.demonstrations >= 1, f"sft.demonstrations must be at least 1, got {self.demonstrations}")
+        require(self.epochs >= 1, f"sft.epochs must be at least 1, got {self.epochs}")
+        require(self.batch_size >= 1, f"sft.batch_size must be at least 1, got {self.batch_size}")
+        require(0 <= self.noise <= 1, f"sft.noise is a share in 0…1, got {self.noise}")
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How the arithmetic is done; nothing here changes what is computed."""
+    precision: str = "auto"    # auto: bf16 autocast where this processor is faster with it; else float32 or bfloat16
+    compile: bool = False      # torch.compile: 20–45 s before the first step, pays on long runs
+
+    def __post_init__(self) -> None:
+        require(self.precision in ("auto", "float32", "bfloat16"),
+                f"runtime.precision must be auto, float32 or bfloat16, got {self.precision!r}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run, from the first web page to the last stage."""
+    name: str
+    model: ModelConfig
+    pretrain: PretrainConfig
+    sft: SFTConfig
+    world: WorldConfig = field(default_factory=WorldConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for stage in ("pretrain", "sft"):
+            seq_len = getattr(self, stage).seq_len
+            require(seq_len <= self.model.max_seq_len,
+                    f"{stage}.seq_len {seq_len} exceeds model.max_seq_len {self.model.max_seq_len}")
+
+
+# --------------------------------------------------------------------------------------------------------------- presets
+
+def toy() -> Recipe:
+    """The course as committed: under a million parameters, two CPU cores, no network."""
+    return Recipe(
+        name="toy",
+        model=ModelConfig(dim=128, n_layers=4, n_heads=4, n_kv_heads=2, vocab_size=768, multiple_of=32, max_seq_len=512),
+        pretrain=PretrainConfig(tokens=2_000_000, batch_tokens=4_096, seq_len=256,
+                                optim=OptimConfig(peak_lr=3e-3, warmup_steps=40)),
+        sft=SFTConfig(demonstrations=3_000, epochs=2, batch_size=64, seq_len=256,
+                      optim=OptimConfig(peak_lr=1e-3, warmup_steps=10)),
+    )
+
+
+def small() -> Recipe:
+    """One GPU, minutes to an hour: about 100M parameters in a larger generated world."""
+    return Recipe(
+        name="small",
+        model=ModelConfig(dim=768, n_layers=12, n_heads=12, n_kv_heads=4, vocab_size=8192, multiple_of=64,
+                          max_seq_len=1024),
+        world=WorldConfig(documents=1_000_000, facts=20_000),
+        pretrain=PretrainConfig(tokens=500_000_000, batch_tokens=262_144, seq_len=1024,
+                                optim=OptimConfig(peak_lr=6e-4, warmup_steps=200)),
+        sft=SFTConfig(demonstrations=20_000, epochs=2, batch_size=64, seq_len=1024,
+                      optim=OptimConfig(peak_lr=5e-5, warmup_steps=20)),
+    )
+
+
+def _llama2(name: str, peak_lr: float, **shape) -> Recipe:
+    """The paper's recipe: Table 1 and sections 2.2 and 3.1; only shape and peak learning rate differ between sizes.
+
+    The paper is silent on the warm-up of fine-tuning: none here. A batch of 4M tokens is 1,024 sequences of 4,096.
+    """
+    return Recipe(
+        name=name,
+        model=ModelConfig(vocab_size=32_000, max_seq_len=4096, **shape),
+        pretrain=PretrainConfig(tokens=2_000_000_000_000, batch_tokens=1024 * 4096, seq_len=4096,
+                                optim=OptimConfig(peak_lr=peak_lr, warmup_steps=2000)),
+        sft=SFTConfig(demonstrations=27_540, epochs=2, batch_size=64, seq_len=4096, optim=OptimConfig(peak_lr=2e-5)),
+        runtime=RuntimeConfig(precision="bfloat16", compile=True),
+    )
+
+
+def llama2_7b() -> Recipe:
+    return _llama2("llama2_7b", 3e-4, dim=4096, n_layers=32, n_heads=32, n_kv_heads=32)
+
+
+def llama2_13b() -> Recipe:
+    return _llama2("llama2_13b", 3e-4, dim=5120, n_layers=40, n_heads=40, n_kv_heads=40)
+
+
+def llama2_34b() -> Recipe:
+    return _llama2("llama2_34b", 1.5e-4, dim=8192, n_layers=48, n_heads=64, n_kv_heads=8, ffn_dim_multiplier=1.0)
+
+
+def llama2_70b() -> Recipe:
+    return _llama2("llama2_70b", 1.5e-4, dim=8192, n_layers=80, n_heads=64, n_kv_heads=8, multiple_of=4096,
+                   ffn_dim_multiplier=1.3)
+
+
+PRESETS: dict[str, Callable[[], Recipe]] = {
+    f.__name__: f for f in (toy, small, llama2_7b, llama2_13b, llama2_34b, llama2_70b)}
+
+
+def preset(name: str) -> Recipe:
+    """The recipe called `name`; ValueError lists the names there are."""
+    require(name in PRESETS, f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]()
+
+
+# -------------------------------------------------------------------------------------------------------------- override
+
+def override(recipe: Recipe, **dotted: object) -> Recipe:
+    """A copy of `recipe` with fields changed by dotted name: `override(r, **{"model.dim": 64, "seed": 1})`.
+
+    Raises ValueError for an unknown name, a wrong type, or a value the config itself refuses; the message names the field.
+    All fields of one config change together, so that a pair of values that only fits jointly can be given.
+    """
+    return _override(recipe, {name: value for name, value in dotted.items()}, prefix="")
+
+
+def _override(config, changes: dict[str, object], prefix: str):
+    hints = typing.get_type_hints(type(config))
+    direct: dict[str, object] = {}
+    nested: dict[str, dict[str, object]] = {}
+    for name, value in changes.items():
+        head, _, rest = name.partition(".")
+        require(head in hints, f"no setting is called {prefix + name!r}; {prefix or 'the recipe'} has {', '.join(hints)}")
+        if rest:
+            require(dataclasses.is_dataclass(hints[head]), f"{prefix + head!r} is a plain value, so {prefix + name!r} is not")
+            nested.setdefault(head, {})[rest] = value
+        else:
+            direct[head] = _checked(value, hints[head], prefix + head)
+    for head, inner in nested.items():
+        require(head not in direct, f"{prefix + head!r} is set whole and in part at once")
+        direct[head] = _override(getattr(config, head), inner, prefix + head + ".")
+    return replace(config, **direct)
+
+
+def _checked(value: object, hint: object, name: str) -> object:
+    """`value` as the type `hint` asks for; an int may stand for a float, nothing else is converted."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = (t for t in hint.__args__ if t is not type(None))
+    if hint is float and type(value) is int:
+        return float(value)
+    if typing.get_origin(hint) is tuple:
+        items = typing.get_args(hint)
+        require(isinstance(value, (tuple, list)) and len(value) == len(items),
+                f"{name} takes {len(items)} values, got {value!r}")
+        return tuple(_checked(v, t, f"{name}[{i}]") for i, (v, t) in enumerate(zip(value, items, strict=True)))
+    require(type(value) is hint, f"{name} takes {getattr(hint, '__name__', hint)}, got {value!r} of {type(value).__name__}")
+    return value
+
+
+def as_dict(config) -> dict:
+    """A config as plain JSON types, for manifests and hashes."""
+    return dataclasses.asdict(config)
