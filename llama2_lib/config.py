@@ -257,7 +257,7 @@ def override(recipe: Recipe, **dotted: object) -> Recipe:
     Raises ValueError for an unknown name, a wrong type, or a value the config itself refuses; the message names the field.
     All fields of one config change together, so that a pair of values that only fits jointly can be given.
     """
-    return _override(recipe, {name: value for name, value in dotted.items()}, prefix="")
+    return _override(recipe, dotted, prefix="")
 
 
 def _override(config, changes: dict[str, object], prefix: str):
@@ -268,7 +268,8 @@ def _override(config, changes: dict[str, object], prefix: str):
         head, _, rest = name.partition(".")
         require(head in hints, f"no setting is called {prefix + name!r}; {prefix or 'the recipe'} has {', '.join(hints)}")
         if rest:
-            require(dataclasses.is_dataclass(hints[head]), f"{prefix + head!r} is a plain value, so {prefix + name!r} is not")
+            require(dataclasses.is_dataclass(hints[head]),
+                    f"{prefix + head!r} is a plain value, so there is no {prefix + name!r}")
             nested.setdefault(head, {})[rest] = value
         else:
             direct[head] = _checked(value, hints[head], prefix + head)

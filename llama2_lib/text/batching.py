@@ -1,0 +1,196 @@
+"""From token ids to batches: windows over a long stream, packed examples, and loaders that can say where they are.
+
+Packing (section 3.1: "we concatenate all the prompts and answers") fills every row, so that no arithmetic is spent on
+padding. The paper does not say whether packed examples see each other; both ways are here. `isolate=True` numbers the
+documents of a row (`segments_BT`) and restarts their positions, and the model lets a token see its own document only.
+
+A loader visits rows in an order that depends on (seed, epoch) alone: its position is two numbers, so a run resumes
+exactly. B batch, T time, N rows.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+PADDING_SEGMENT = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch: predict labels_BT from tokens_BT where mask_BT holds."""
+    tokens_BT: torch.Tensor                   # int64, what the model reads
+    labels_BT: torch.Tensor                   # int64, the token that follows each
+    mask_BT: torch.Tensor                     # bool, labels that count in the loss
+    positions_BT: torch.Tensor | None = None  # int64, None: 0 … T−1
+    segments_BT: torch.Tensor | None = None   # int64, None: one document a row; −1 is padding
+
+    @property
+    def count(self) -> int:
+        """How many labels the loss is a mean over."""
+        return int(self.mask_BT.sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        move = [None if t is None else t.to(device, non_blocking=True) for t in vars(self).values()]
+        return Batch(*move)
+
+
+class Rows(Protocol):
+    """Anything with a length that turns row numbers into a Batch."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: np.ndarray) -> Batch: ...
+
+
+class Windows:
+    """Rows cut from one long stream of ids, as pretraining reads it: every label counts.
+
+    stream_N: one-dimensional integer array; may be a memory map. Neighbouring windows share one token, so that each token
+    but the first is predicted once. With `isolate_at` (the BOS id) documents do not see each other.
+    """
+
+    def __init__(self, stream_N: np.ndarray, seq_len: int, isolate_at: int | None = None) -> None:
+        if len(stream_N) < seq_len + 1:
+            raise ValueError(f"a stream of {len(stream_N)} tokens holds no window of {seq_len} and its next token")
+        self.stream_N, self.seq_len, self.isolate_at = stream_N, seq_len, isolate_at
+
+    def __len__(self) -> int:
+        return (len(self.stream_N) - 1) // self.seq_len
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        T = self.seq_len
+        ids = torch.from_numpy(np.stack([self.stream_N[r * T:r * T + T + 1] for r in rows]).astype(np.int64))
+        tokens, labels = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+        if self.isolate_at is None:
+            return Batch(tokens, labels, torch.ones_like(labels, dtype=torch.bool))
+        starts = tokens == self.isolate_at
+        return Batch(tokens, labels, labels != self.isolate_at, _positions(starts), starts.long().cumsum(1))
+
+
+def _positions(starts_BT: torch.Tensor) -> torch.Tensor:
+    """Distance of each token from the document start at or before it (from the row's start where there is none)."""
+    index = torch.arange(starts_BT.shape[1]).expand_as(starts_BT)
+    return index - torch.where(starts_BT, index, 0).cummax(1).values
+
+
+class Examples:
+    """Examples with masks, packed several to a row; the rest of a row is padding.
+
+    examples: (ids, loss_mask) pairs, as `chat.render` writes them. Examples are never cut: one longer than a row raises
+    ValueError, and so does an example without a single label, since its loss would be 0/0.
+    """
+
+    def __init__(self, examples: Sequence[tuple[list[int], list[bool]]], seq_len: int, *, pack: bool = True,
+                 isolate: bool = True) -> None:
+        if not examples:
+            raise ValueError("there are no examples")
+        self.seq_len, self.isolate = seq_len, isolate
+        checked = _checked(examples, seq_len)
+        self.rows = _first_fit(checked, seq_len + 1) if pack else [[example] for example in checked]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        chosen = [self.rows[r] for r in rows]
+        width = max(sum(len(ids) for ids, _ in row) for row in chosen)
+        ids = torch.zeros(len(chosen), width, dtype=torch.long)
+        mask = torch.zeros(len(chosen), width, dtype=torch.bool)
+        segments = torch.full((len(chosen), width), PADDING_SEGMENT)
+        positions = torch.zeros(len(chosen), width, dtype=torch.long)
+        for b, row in enumerate(chosen):
+            at = 0
+            for number, (example_ids, example_mask) in enumerate(row):
+                end = at + len(example_ids)
+                ids[b, at:end] = torch.tensor(example_ids)
+                mask[b, at + 1:end] = torch.tensor(example_mask[1:])    # an example's first token has nothing before it
+                segments[b, at:end] = number if self.isolate else 0
+                positions[b, at:end] = torch.arange(end - at) if self.isolate else torch.arange(at, end)
+                at = end
+        return Batch(ids[:, :-1], ids[:, 1:], mask[:, 1:], positions[:, :-1], segments[:, :-1])
+
+    @property
+    def fill(self) -> float:
+        """Share of the rows' room that holds tokens."""
+        return sum(len(ids) for row in self.rows for ids, _ in row) / (len(self.rows) * (self.seq_len + 1))
+
+
+def _checked(examples: Sequence[tuple[list[int], list[bool]]], seq_len: int) -> Iterator[tuple[list[int], list[bool]]]:
+    for i, (ids, mask) in enumerate(examples):
+        if len(ids) != len(mask):
+            raise ValueError(f"example {i} has {len(ids)} ids and {len(mask)} mask entries")
+        if len(ids) > seq_len + 1:
+            raise ValueError(f"example {i} is {len(ids)} tokens long and does not fit a row of {seq_len + 1}")
+        if not any(mask[1:]):
+            raise ValueError(f"example {i} has no token to learn from: its loss mask is empty")
+        yield ids, mask
+
+
+def _first_fit(examples: Iterator[tuple[list[int], list[bool]]], room: int, open_rows: int = 16) -> list[list]:
+    """Each example goes into the first of the last few rows it fits: near full rows without a sort."""
+    rows: list[list] = []
+    left: list[int] = []
+    for ids, mask in examples:
+        start = max(0, len(rows) - open_rows)
+        place = next((r for r in range(start, len(rows)) if left[r] >= len(ids)), None)
+        if place is None:
+            rows.append([])
+            left.append(room)
+            place = len(rows) - 1
+        rows[place].append((ids, mask))
+        left[place] -= len(ids)
+    return rows
+
+
+class Loader:
+    """An endless (or `epochs` long) iterator of batches, every row once an epoch, in an order drawn from (seed, epoch).
+
+    The last rows of an epoch that do not fill a batch are left for no one if `drop_last` (pretraining, where every batch
+    must be the same size), else they make a smaller batch. Raises ValueError if the rows do not fill one batch.
+    """
+
+    def __init__(self, rows: Rows, batch_size: int, seed: int, *, epochs: int | None = None, drop_last: bool = True) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if drop_last and len(rows) < batch_size:
+            raise ValueError(f"{len(rows)} rows do not fill one batch of {batch_size}: no step would run")
+        self.rows, self.batch_size, self.seed, self.epochs, self.drop_last = rows, batch_size, seed, epochs, drop_last
+        self.epoch, self.index = 0, 0
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        full, rest = divmod(len(self.rows), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Loader:
+        return self
+
+    def __next__(self) -> Batch:
+        if self.index == len(self):
+            self.epoch, self.index = self.epoch + 1, 0
+        if self.epoch == self.epochs:
+            raise StopIteration
+        start = self.index * self.batch_size
+        rows = self._order(self.epoch)[start:start + self.batch_size]
+        self.index += 1
+        return self.rows.batch(rows)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
+
+    def state(self) -> dict[str, int]:
+        """Where the loader stands, as plain JSON types."""
+        return {"epoch": self.epoch, "index": self.index, "seed": self.seed, "rows": len(self.rows),
+                "batch_size": self.batch_size}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on from `state`. ValueError if it comes from other rows, another batch size or another seed."""
+        here = self.state()
+        wrong = [f"{k} was {state.get(k)}, is {here[k]}" for k in ("seed", "rows", "batch_size") if state.get(k) != here[k]]
+        if wrong:
+            raise ValueError("the loader cannot resume: " + "; ".join(wrong))
+        self.epoch, self.index = state["epoch"], state["index"]

@@ -1,0 +1,118 @@
+"""Batches: windows, packing, masks at the seams, and loaders that resume."""
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama2_lib.text.batching import PADDING_SEGMENT, Examples, Loader, Windows
+
+BOS, EOS = 1, 2
+
+
+def documents(*lengths):
+    """A stream of documents BOS 10 11 … EOS with the given numbers of inner tokens."""
+    return np.concatenate([[BOS, *range(10, 10 + n), EOS] for n in lengths]).astype(np.uint16)
+
+
+def example(n, start, answer):
+    """n ids from `start`; the last `answer` of them are learned."""
+    return [BOS, *range(start, start + n - 1)], [False] * (n - answer) + [True] * answer
+
+
+def test_windows_predict_every_token_but_the_first_once():
+    stream = documents(5, 7, 3, 9, 4)
+    rows = Windows(stream, seq_len=4)
+    batch = rows.batch(np.arange(len(rows)))
+    assert batch.labels_BT.flatten().tolist() == stream[1:1 + 4 * len(rows)].tolist()
+    assert torch.equal(batch.tokens_BT[:, 1:], batch.labels_BT[:, :-1])
+    assert batch.count == batch.labels_BT.numel()
+
+
+def test_isolated_windows_number_documents_and_restart_positions():
+    batch = Windows(documents(2, 1, 5), seq_len=9, isolate_at=BOS).batch(np.array([0]))
+    assert batch.tokens_BT.tolist() == [[1, 10, 11, 2, 1, 10, 2, 1, 10]]
+    assert batch.segments_BT.tolist() == [[1, 1, 1, 1, 2, 2, 2, 3, 3]]
+    assert batch.positions_BT.tolist() == [[0, 1, 2, 3, 0, 1, 2, 0, 1]]
+    assert batch.mask_BT.tolist() == [[True, True, True, False, True, True, False, True, True]], \
+        "nothing in a document says which document comes next"
+
+
+def test_a_document_cut_by_the_window_counts_positions_from_the_row():
+    batch = Windows(documents(6, 6), seq_len=5, isolate_at=BOS).batch(np.array([1]))
+    assert batch.tokens_BT.tolist() == [[14, 15, 2, 1, 10]]
+    assert batch.positions_BT.tolist() == [[0, 1, 2, 0, 1]]
+
+
+def test_packed_row_by_hand():
+    rows = Examples([example(3, 10, 1), example(4, 20, 2)], seq_len=8)
+    batch = rows.batch(np.array([0]))
+    assert batch.tokens_BT.tolist() == [[1, 10, 11, 1, 20, 21]]
+    assert batch.labels_BT.tolist() == [[10, 11, 1, 20, 21, 22]]
+    assert batch.mask_BT.tolist() == [[False, True, False, False, True, True]]
+    assert batch.segments_BT.tolist() == [[0, 0, 0, 1, 1, 1]]
+    assert batch.positions_BT.tolist() == [[0, 1, 2, 0, 1, 2]]
+
+
+def test_rows_that_see_each_other_share_one_segment_and_run_on():
+    batch = Examples([example(3, 10, 1), example(4, 20, 2)], seq_len=8, isolate=False).batch(np.array([0]))
+    assert batch.segments_BT.unique().tolist() == [0]
+    assert batch.positions_BT.tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_padding_is_its_own_segment_and_never_learned():
+    batch = Examples([example(3, 10, 1), example(6, 20, 2)], seq_len=6, pack=False).batch(np.array([0, 1]))
+    padding = batch.segments_BT == PADDING_SEGMENT
+    assert padding.tolist() == [[False] * 3 + [True] * 2, [False] * 5]
+    assert not (batch.mask_BT & padding).any()
+    assert batch.count == 3
+
+
+@given(lengths=st.lists(st.integers(2, 20), min_size=1, max_size=60), pack=st.booleans(), isolate=st.booleans())
+def test_packing_loses_and_invents_nothing(lengths, pack, isolate):
+    examples = [example(n, 100 * i + 10, 1 + i % (n - 1)) for i, n in enumerate(lengths)]
+    rows = Examples(examples, seq_len=24, pack=pack, isolate=isolate)
+    batch = rows.batch(np.arange(len(rows)))
+    learned = sorted(batch.labels_BT[batch.mask_BT].tolist())
+    assert learned == sorted(i for ids, mask in examples for i, m in zip(ids, mask, strict=True) if m)
+    assert 0 < rows.fill <= 1
+
+
+@pytest.mark.parametrize(("epochs", "drop_last", "batches"), [(1, True, 3), (1, False, 4), (2, False, 8)])
+def test_an_epoch_visits_every_row_once(epochs, drop_last, batches):
+    rows = Windows(np.arange(11 * 4 + 1), seq_len=4)
+    seen = [b.tokens_BT[:, 0].tolist() for b in Loader(rows, 3, seed=7, epochs=epochs, drop_last=drop_last)]
+    assert len(seen) == batches
+    flat = [x for row in seen for x in row]
+    assert len(set(flat)) == (9 if drop_last else 11)
+    if epochs == 2:
+        assert flat[:11] != flat[11:] and sorted(flat[:11]) == sorted(flat[11:])
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 4, 9])
+def test_resume_goes_on_where_it_stopped(stop):
+    rows = Windows(np.arange(12 * 4 + 1), seq_len=4)
+    straight, first, second = (Loader(rows, 3, seed=1) for _ in range(3))
+    expected = [next(straight).tokens_BT for _ in range(stop + 6)]
+    for _ in range(stop):
+        next(first)
+    second.restore(first.state())
+    assert all(torch.equal(next(second).tokens_BT, e) for e in expected[stop:])
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="stream of 4 tokens"):
+        Windows(np.arange(4), seq_len=4)
+    with pytest.raises(ValueError, match="2 rows do not fill one batch of 3"):
+        Loader(Windows(np.arange(9), seq_len=4), 3, seed=0)
+    with pytest.raises(ValueError, match="no examples"):
+        Examples([], seq_len=8)
+    with pytest.raises(ValueError, match="example 1 is 10 tokens"):
+        Examples([example(3, 10, 1), example(10, 20, 2)], seq_len=8)
+    with pytest.raises(ValueError, match="example 0 has no token to learn"):
+        Examples([example(3, 10, 0)], seq_len=8)
+    with pytest.raises(ValueError, match="3 ids and 2 mask"):
+        Examples([([1, 2, 3], [True, True])], seq_len=8)
+    rows = Windows(np.arange(49), seq_len=4)
+    with pytest.raises(ValueError, match="seed was 1, is 2"):
+        Loader(rows, 3, seed=2).restore(Loader(rows, 3, seed=1).state())
