@@ -75,11 +75,26 @@ class KVCache:
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
     def select(self, rows: Tensor) -> None:
-        """Keep `rows` in this order; a row named twice is copied. Finished rows leave, a shared prefill multiplies."""
+        """Keep `rows` in this order; a row named twice is copied: so the samples of one prompt share its prefill."""
         self.keys = [k.index_select(0, rows) for k in self.keys]
         self.values = [v.index_select(0, rows) for v in self.values]
         if self.segments_BS is not None:
             self.segments_BS = self.segments_BS.index_select(0, rows)
+
+    def leave(self, gone_B: Tensor) -> Tensor:
+        """Drop the rows where `gone_B` holds; the old number of each row that is left, in its new order.
+
+        Rows from the end move into the holes, so the copying grows with the rows that leave, not with those that stay.
+        """
+        order = torch.arange(len(gone_B), device=gone_B.device)
+        left = len(order) - int(gone_B.sum())
+        holes, movers = order[:left][gone_B[:left]], order[left:][~gone_B[left:]]
+        stores = self.keys + self.values + ([] if self.segments_BS is None else [self.segments_BS])
+        for store in (*stores, order):
+            store[holes] = store[movers]
+        self.keys, self.values = [k[:left] for k in self.keys], [v[:left] for v in self.values]
+        self.segments_BS = None if self.segments_BS is None else self.segments_BS[:left]
+        return order[:left]
 
     def see_segments(self, segments_BT: Tensor | None, batch: int, steps: int) -> Tensor | None:
         """Store the segments of the new slots (none given: 0); those of all slots so far, or None if none was ever given."""
@@ -232,8 +247,8 @@ class Transformer(nn.Module):
         """
         B, T = tokens_BT.shape
         start = 0 if cache is None else cache.length
-        limit = self.config.max_seq_len if cache is None else min(cache.capacity, self.config.max_seq_len)
-        require(start + T <= limit, f"{start} + {T} tokens do not fit in a context of {limit}")
+        limit = self.config.max_seq_len if cache is None else cache.capacity
+        require(start + T <= limit, f"{start} + {T} tokens do not fit in {limit}")
         if positions_BT is None:
             positions_BT = torch.arange(start, start + T, device=tokens_BT.device)[None]
         rope = self.rope(positions_BT)
