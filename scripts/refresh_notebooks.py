@@ -15,32 +15,10 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).resolve().parents[1]
-KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+from llama2_lib.course.notebook_files import QUIET_KERNEL, find, normalise, tags
+
 CLOCK = re.compile(r"\d[\d,]*(\.\d+)?(e[-+]?\d+)?\s?(ns|us|µs|ms|s|min|h|it/s|tok/s|tokens/s|[kMG]i?B)(?!\w)"
                    r"|\d+:\d\d(:\d\d)?|[▏▎▍▌▋▊▉█ ]{2,}")
-KEPT_METADATA = ("tags", "jupyter")
-
-
-def normalise_cell(cell: nbformat.NotebookNode) -> None:
-    """One form for every cell: the id that its py:percent text gave, tags, folded solutions, no widget views."""
-    cell.id = cell.metadata.get("id", cell.id)
-    tags = cell.metadata.get("tags", [])
-    cell.metadata = nbformat.from_dict({k: cell.metadata[k] for k in KEPT_METADATA if cell.metadata.get(k)})
-    if cell.cell_type == "code" and "solution" in tags:
-        cell.metadata["jupyter"] = {"source_hidden": True}
-    for output in cell.get("outputs", ()):
-        output.get("data", {}).pop(WIDGET_VIEW, None)
-
-
-def normalise(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drop what a machine or a front end left behind: widget state, kernel details, execution times."""
-    nb.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
-    nb.nbformat_minor = 5
-    for cell in nb.cells:
-        normalise_cell(cell)
-    return nb
 
 
 def without_clock(cell: nbformat.NotebookNode) -> list:
@@ -56,10 +34,10 @@ def keep_stable_outputs(new: nbformat.NotebookNode, old: nbformat.NotebookNode) 
     """Put the stored outputs of ignored cells back where nothing but the clock has changed."""
     stored = {c.id: c for c in old.cells if c.cell_type == "code"}
     for cell in new.cells:
-        before, tags = stored.get(cell.id), cell.metadata.get("tags", [])
-        if "nbval-ignore-output" not in tags or before is None or before.source != cell.source or not before.outputs:
+        before = stored.get(cell.id)
+        if "nbval-ignore-output" not in tags(cell) or before is None or before.source != cell.source or not before.outputs:
             continue
-        if "timing" in tags or without_clock(before) == without_clock(cell):
+        if "timing" in tags(cell) or without_clock(before) == without_clock(cell):
             cell.outputs = before.outputs
 
 
@@ -68,7 +46,7 @@ def refreshed(path: Path, timeout: int) -> str:
     nb = normalise(nbformat.read(path, as_version=4))
     old = nbformat.from_dict(nb)
     NotebookClient(nb, timeout=timeout, kernel_name="python3", record_timing=False, coalesce_streams=True,
-                   resources={"metadata": {"path": str(path.parent)}}).execute()
+                   extra_arguments=QUIET_KERNEL, resources={"metadata": {"path": str(path.parent)}}).execute()
     normalise(nb)
     keep_stable_outputs(nb, old)
     nbformat.validate(nb)
@@ -82,7 +60,7 @@ def main() -> int:
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
     args = parser.parse_args()
     stale = []
-    for path in args.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")):
+    for path in args.notebooks or find():
         began, before = time.perf_counter(), path.read_text(encoding="utf-8")
         after = refreshed(path, args.timeout)
         changed = after != before

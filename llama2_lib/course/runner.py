@@ -1,0 +1,124 @@
+"""`make course`: run the notebooks in order, show how long it will take, and write pages, an index and a table.
+
+Each notebook is executed by papermill in a fresh kernel and written to build/course/ as a notebook and as a page. A failed
+notebook does not stop the others; the table and the exit status say which one failed and at which cell.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+
+from llama2_lib.config import PRESETS, require
+from llama2_lib.course import ROOT
+from llama2_lib.course.notebook_files import QUIET_KERNEL, count_checks, find, normalise, title_and_claim
+from llama2_lib.course.pages import write_index, write_page
+from llama2_lib.course.progress import Countdown, expected_seconds, record_seconds
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one notebook; `failed_cell` is the id of the cell that raised, `error` the error's first line."""
+    name: str
+    seconds: float
+    cells: int
+    checks: int
+    title: str = ""
+    claim: str = ""
+    failed_cell: str = ""
+    error: str = ""
+
+
+def failed_cell(nb: nbformat.NotebookNode) -> tuple[str, str]:
+    """(cell id, "Error: message") of the first cell whose output is an error; two empty strings if there is none."""
+    for cell in nb.cells:
+        for output in cell.get("outputs", ()):
+            if output.output_type == "error":
+                return cell.id, f"{output.ename}: {output.evalue}".splitlines()[0]
+    return "", ""
+
+
+def execute(path: Path, out: Path, parameters: dict[str, object], timeout: int = 3600) -> Result:
+    """Run one notebook; write out/<name>.ipynb and .html, also when a cell fails.
+
+    `timeout` is the seconds a single cell may take. Raises ValueError when the notebook has no parameter of a name given
+    (papermill itself would only warn).
+    """
+    import papermill
+    unknown = sorted(set(parameters) - set(papermill.inspect_notebook(str(path))))
+    require(not unknown, f"{path.name} has no parameter called {', '.join(unknown)}")
+    out.mkdir(parents=True, exist_ok=True)
+    target, began, stopped = out / path.name, time.monotonic(), ""
+    try:
+        papermill.execute_notebook(str(path), str(target), parameters, kernel_name="python3", cwd=str(path.parent),
+                                   progress_bar=False, execution_timeout=timeout, extra_arguments=QUIET_KERNEL)
+    except papermill.PapermillExecutionError:
+        pass                                    # the written notebook holds the error, its cell and the traceback
+    except Exception as problem:                # a kernel that died or a cell that ran out of time: papermill's many kinds
+        stopped = f"{type(problem).__name__}: {problem}".splitlines()[0]
+    seconds = time.monotonic() - began
+    nb = normalise(nbformat.read(target, as_version=4))
+    cell, error = failed_cell(nb)
+    if stopped and not error:
+        done = [c.id for c in nb.cells if c.cell_type == "code" and c.get("execution_count")]
+        cell, error = done[-1] if done else "none: the kernel did not start", stopped
+    nbformat.write(nb, target)
+    write_page(nb, target.with_suffix(".html"))
+    code = sum(c.cell_type == "code" for c in nb.cells)
+    return Result(path.stem, seconds, code, count_checks(nb), *title_and_claim(nb), cell, error)
+
+
+def print_table(results: list[Result]) -> None:
+    """Notebooks, seconds, cells and checks; then what failed, where, and why."""
+    print(f"\n{'notebook':34s} {'seconds':>8s} {'cells':>6s} {'checks':>7s}")
+    for r in results:
+        print(f"{r.name:34s} {r.seconds:8.1f} {r.cells:6d} {r.checks:5d} ✓" + ("  failed" if r.error else ""))
+    print(f"{'in all':34s} {sum(r.seconds for r in results):8.1f} {sum(r.cells for r in results):6d} "
+          f"{sum(r.checks for r in results):5d} ✓")
+    for r in results:
+        if r.error:
+            print(f"\n✗ {r.name}, cell {r.failed_cell}: {r.error}")
+
+
+def run(paths: list[Path], out: Path, preset: str, seed: int, terminal: bool) -> list[Result]:
+    """Execute `paths` in order at `preset` and `seed`, and write the index."""
+    record = out / "seconds.json"
+    os.environ["LLAMA2_FIGURES"] = str(out / "figures")
+    results = []
+    with Countdown(expected_seconds([p.stem for p in paths], record, preset), terminal) as countdown:
+        for path in paths:
+            countdown.start(path.stem)
+            results.append(execute(path, out, {"preset": preset, "seed": seed}))
+            countdown.finish(path.stem, results[-1].seconds)
+            if results[-1].error:
+                countdown.say(f"✗ {path.stem}, cell {results[-1].failed_cell}: {results[-1].error}")
+    record_seconds({r.name: r.seconds for r in results if not r.error}, record, preset)
+    write_index(results, out, preset, seed)
+    return results
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make course", description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="toy", choices=list(PRESETS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--notebooks", default="", help='such as "03 04"; default: all')
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "course")
+    args = parser.parse_args(arguments)
+    try:
+        paths = find(args.notebooks)
+        require(bool(paths), f"there are no notebooks in {ROOT / 'notebooks'}")
+    except ValueError as problem:
+        parser.error(str(problem))
+    results = run(paths, args.out, args.preset, args.seed, sys.stderr.isatty())
+    print_table(results)
+    print(f"\npages: {args.out / 'index.html'}")
+    return int(any(r.error for r in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
