@@ -1,1 +1,1 @@
-"""How a model is trained, saved and paid for: the one loop (trainer), its arithmetic (precision), its memory (checkpoint)."""
+"""How a model is trained, saved and paid for: one loop (trainer), its arithmetic (precision), its memory (checkpoint)."""

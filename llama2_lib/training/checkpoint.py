@@ -1,0 +1,317 @@
+"""What outlives a process: artifacts, models and training states, written so that neither a crash nor a flipped bit goes
+unnoticed.
+
+Everything is safetensors and JSON, never pickle, so that opening a file runs no code. A folder is written beside its final
+place, its manifest (the sha256 of every file) last, and is then renamed: a folder with a manifest is complete. The newest
+two training states are kept, and a damaged one is passed over for the one before it, with a warning.
+
+The paper does not describe its checkpoints. Left out: sharded checkpoints of a model on many processes.
+"""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from llama2_lib.config import ModelConfig
+from llama2_lib.model.transformer import Transformer
+from llama2_lib.training.randomness import randomness, set_randomness
+
+MANIFEST, MODEL, STATE = "manifest.json", "model.json", "state.json"
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
+KEEP_STATES = 2
+
+
+class CorruptFile(ValueError):
+    """A file is missing, cut short or not what was written; the message names it."""
+
+
+# ------------------------------------------------------------------------------------------------- hashes and manifests
+
+def fingerprint(*parts: object) -> str:
+    """A hash (16 hex digits) of configs, numbers, strings, lists and dicts of them, the same anywhere."""
+    text = json.dumps(parts, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(part: object) -> object:
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        return {type(part).__name__: dataclasses.asdict(part)}
+    raise TypeError(f"a fingerprint takes configs and plain JSON types, got {part!r} of {type(part).__name__}")
+
+
+def artifact_key(folder: str | os.PathLike) -> str:
+    """A hash of what a finished artifact holds: the fingerprint by which the next stage knows its input."""
+    return fingerprint(_read_json(Path(folder) / MANIFEST)["files"])
+
+
+def seal(folder: Path, key: str) -> None:
+    """Push every file of `folder` to the disk, then write the manifest that makes it complete."""
+    files = {str(p.relative_to(folder).as_posix()): _sync(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"key": key, "files": files}, indent=1), encoding="utf-8")
+    _sync(manifest)
+    _sync_folder(folder)
+
+
+def verify(folder: Path) -> str:
+    """Check every file against the manifest; return the key. CorruptFile names the first file that differs."""
+    manifest = _read_json(folder / MANIFEST)
+    for name, want in manifest["files"].items():
+        check_file(folder / name, want)
+    return manifest["key"]
+
+
+def check_file(path: Path, want: dict) -> None:
+    """CorruptFile unless `path` holds want["bytes"] bytes whose hash is want["sha256"]."""
+    if not path.is_file():
+        raise CorruptFile(f"{path} is missing")
+    if path.stat().st_size != want["bytes"]:
+        raise CorruptFile(f"{path} holds {path.stat().st_size} bytes, {want['bytes']} were written")
+    if _sha256(path) != want["sha256"]:
+        raise CorruptFile(f"{path} is not what was written: its sha256 differs")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> dict:
+    """Push a file to the disk; return its size and hash."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sync_folder(folder: Path) -> None:
+    """Push a folder's list of names to the disk, where the system can (Windows cannot)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise CorruptFile(f"{path} is missing")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:       # cut JSON or broken UTF-8
+        raise CorruptFile(f"{path} is not readable JSON: {error}") from error
+
+
+def _publish(folder: Path, key: str, partial: Path) -> None:
+    """Seal `partial` and give it its final name; whatever has that name now makes way."""
+    seal(partial, key)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+    _sync_folder(folder.parent)
+
+
+# ------------------------------------------------------------------------------------------------------------- artifacts
+
+def artifact(folder: str | os.PathLike, key: str, build: Callable[[Path], None]) -> Path:
+    """`folder`, holding what build(folder) writes for `key`; built only if it is not there, complete, and of that key.
+
+    A folder of another key (its config or inputs changed) or with a damaged file is built again. build writes into an empty
+    temporary folder; only its subfolder `state`, for training states, survives a crash, and is dropped when the build
+    ends. A lock keeps two processes from building the same artifact: the second waits and finds it done.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not _is_current(folder, key):
+            partial = _fresh_partial(folder, key)
+            build(partial)
+            shutil.rmtree(partial / "state", ignore_errors=True)
+            _publish(folder, key, partial)
+    return folder
+
+
+def _is_current(folder: Path, key: str) -> bool:
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        return verify(folder) == key
+    except CorruptFile as error:
+        warnings.warn(f"{error}; building {folder.name} again", stacklevel=3)
+        return False
+
+
+def _fresh_partial(folder: Path, key: str) -> Path:
+    """The temporary folder of a build: empty but for the training states of an earlier try at the same key."""
+    partial = folder.with_name(f".{folder.name}.{key[:12]}.partial")
+    for stale in folder.parent.glob(f".{folder.name}.*.partial"):
+        if stale != partial:
+            shutil.rmtree(stale)
+    partial.mkdir(exist_ok=True)
+    for item in partial.iterdir():
+        if item.name != "state":
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+    return partial
+
+
+# --------------------------------------------------------------------------------------------------------------- models
+
+def save_model(folder: str | os.PathLike, model: Transformer) -> None:
+    """Write weights.safetensors, then model.json: the ModelConfig and the checksum of the weights."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = _save_tensors(folder / WEIGHTS, model.state_dict())
+    _write_json(folder / MODEL, {"config": dataclasses.asdict(model.config), "weights": written})
+
+
+def load_model(folder: str | os.PathLike) -> Transformer:
+    """The Transformer that save_model wrote. CorruptFile or ValueError, naming the file, if anything does not fit."""
+    folder = Path(folder)
+    saved = _read_json(folder / MODEL)
+    check_file(folder / WEIGHTS, saved["weights"])
+    model = Transformer(ModelConfig(**saved["config"]))
+    _fill(model, _load_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    return model
+
+
+def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> dict:
+    """Write tensors to a temporary file and rename it; return its size and hash."""
+    temporary = path.with_name(path.name + ".tmp")
+    own = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    save_file(own, temporary)       # safetensors refuses tensors that share memory, hence the copies
+    written = _sync(temporary)
+    os.replace(temporary, path)
+    return written
+
+
+def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CorruptFile(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _write_json(path: Path, value: object) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    _sync(temporary)
+    os.replace(temporary, path)
+
+
+def _fill(model: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Copy tensors into the model; ValueError lists every name and shape that does not fit, before anything is copied."""
+    wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    _same(wanted, found, f"{path} does not fit this model")
+    model.load_state_dict(tensors)
+
+
+def _same(wanted: dict, found: dict, complaint: str) -> None:
+    differences = [f"{name}: {found.get(name, 'missing')} in the file, {wanted.get(name, 'unknown')} here"
+                   for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name)]
+    if differences:
+        raise ValueError(f"{complaint}: " + "; ".join(differences))
+
+
+# -------------------------------------------------------------------------------------------------------- training states
+
+@dataclasses.dataclass(frozen=True)
+class TrainingState:
+    """Where a run stands, beside the tensors: all plain JSON types."""
+    step: int                    # steps done
+    loader: dict                 # the loader's position
+    run: dict                    # what must be the same when the run goes on
+    dtype: str                   # the arithmetic so far; the run goes on with it
+    history: list[dict]
+
+
+def save_state(folder: str | os.PathLike, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
+               state: TrainingState) -> Path:
+    """Write folder/step-00000123 atomically: weights, optimiser moments, position, randomness. Keeps the newest two."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".step-{state.step:08d}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    _save_tensors(partial / WEIGHTS, model.state_dict())
+    _save_tensors(partial / OPTIMIZER, _moments(model, optimizer))
+    _write_json(partial / STATE, {**dataclasses.asdict(state), "randomness": randomness()})
+    place = folder / f"step-{state.step:08d}"
+    _publish(place, fingerprint(state.run), partial)
+    for old in states(folder)[KEEP_STATES:]:
+        (old / MANIFEST).unlink(missing_ok=True)      # incomplete first, so that a crash here leaves nothing half valid
+        shutil.rmtree(old)
+    for stale in folder.glob(".step-*.partial"):
+        shutil.rmtree(stale)
+    return place
+
+
+def states(folder: str | os.PathLike) -> list[Path]:
+    """The training states in `folder`, newest first."""
+    return sorted(Path(folder).glob("step-*"), reverse=True)
+
+
+def load_state(folder: str | os.PathLike, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
+               run: dict) -> TrainingState | None:
+    """Restore the newest complete state into model, optimizer and the random generators; None if there is no state at all.
+
+    A damaged state is passed over with a warning for the one before it. ValueError if every state is damaged, or if the
+    state belongs to another run, listing the differences; then nothing has been changed.
+    """
+    place = _newest_complete(Path(folder))
+    if place is None:
+        return None
+    saved = _read_json(place / STATE)
+    random_state = saved.pop("randomness")
+    state = TrainingState(**saved)
+    _same(json.loads(json.dumps(run)), state.run, f"{place} belongs to another run")
+    moments = _load_tensors(place / OPTIMIZER)
+    _check_moments(model, moments, place / OPTIMIZER)
+    _fill(model, _load_tensors(place / WEIGHTS), place / WEIGHTS)
+    _set_moments(model, optimizer, moments)
+    set_randomness(random_state)
+    return state
+
+
+def _newest_complete(folder: Path) -> Path | None:
+    found = states(folder)
+    for place in found:
+        try:
+            verify(place)
+            return place
+        except CorruptFile as error:
+            warnings.warn(f"{error}; trying the training state before it", stacklevel=4)
+    if found:
+        raise CorruptFile(f"none of the {len(found)} training states in {folder} is complete")
+    return None
+
+
+def _moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimiser's tensors by parameter name: `layers.0.attention.wq.weight/exp_avg`."""
+    return {f"{name}/{field}": value for name, p in model.named_parameters()
+            for field, value in optimizer.state.get(p, {}).items()}
+
+
+def _check_moments(model: torch.nn.Module, moments: dict[str, torch.Tensor], path: Path) -> None:
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    for key, value in moments.items():
+        name = key.rpartition("/")[0]
+        if name not in shapes or value.shape not in (shapes[name], torch.Size([])):
+            raise ValueError(f"{path} does not fit this model: {key} is {tuple(value.shape)} in the file, "
+                             f"the parameter is {tuple(shapes[name]) if name in shapes else 'unknown'} here")
+
+
+def _set_moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, torch.Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for key, value in moments.items():
+        name, _, field = key.rpartition("/")
+        optimizer.state[parameters[name]][field] = value.to(parameters[name].device)
