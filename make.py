@@ -155,7 +155,7 @@ def test(python, options):
     notebooks = [p.relative_to(ROOT) for p in chosen(options)]
     lint = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
     steps = [
-        ("environment", lambda: call(python, "-m", "llama2_lib.course.checks")),
+        ("environment", lambda: call(python, "-m", "llama2_lib.course.environment")),
         ("ruff", lambda: call(python, "-m", "ruff", "check", ".")),
         ("import-linter", lambda: call(python, "-c", lint)),
         ("models", lambda: call(python, "-m", "llama2_lib", "sft", "toy")),

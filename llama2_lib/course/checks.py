@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import math
 
+from llama2_lib.course.environment import check_environment
+
+__all__ = ["FAILED", "PASSED", "check", "check_close", "check_environment"]
 PASSED, FAILED = "✓", "✗"
 
 
