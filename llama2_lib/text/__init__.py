@@ -1,0 +1,1 @@
+"""Text before it reaches the model: cleaning, tokenizer, chat format, batches, contamination."""

@@ -1,0 +1,80 @@
+"""Pages and lines that are not worth reading: noise, site furniture, and insults, which are counted but kept (section 4.1).
+
+The paper does no content filtering beyond this in pretraining: a base model that has seen toxic text can be taught to
+recognise it, and filters silence the groups that are talked about. So `ToxicWords` reports, and whoever calls decides.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from llama2_lib.text.language import LanguageModel
+
+FLUENCY_FLOOR = -11.0        # nats a trigram; prose lies near −9 to −10.3, letters drawn at random near −12
+WORDLIKE = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*[.,;:!?)\"»”…]*|[\d.,:+=×*/%()-]+[.,;:!?]?")
+
+# What a line of site furniture says, whatever it is about. Case is ignored.
+CUES = re.compile(r"""(?ix)
+    \bcookies?\b .* \b(accept|consent|agree|settings|policy|preferences|we\ use|uses|decline|this\ site|improve)\b
+  | \b(accept|manage|reject|allow|uses?)\b .* \bcookies\b
+  | \b(click|tap)\ (here|below|on\ the\ (link|button)|to\ (continue|expand|enlarge|subscribe))\b
+  | \ball\ rights\ reserved\b | ^\s*(©|\(c\)|copyright)\s?(\(c\)\s)?\d{4}
+  | \b(terms\ of\ (use|service)|privacy\ (policy|notice))\b
+  | \b(newsletter|javascript|rss|webmaster)\b | \byour\ browser\b | \bad\ ?blocker\b
+  | ^\s*(skip\ to|back\ to\ (the\ )?(top|home|list|overview)|jump\ to|go\ to\ top)\b
+  | ^\s*(advertisement|sponsored|promoted|loading|you\ are\ here)\b
+  | ^\s*(share\ (this|on)|tweet\ this|print\ this|follow\ us|like\ us)\b
+  | ^\s*(log\ ?in|sign\ (in|up)|register|subscribe|unsubscribe|create\ (an|your)\ account)\b.{0,60}$
+  | \b(read|see|show|load)\ more\s*(»|>+|\.{3}|…|→)?\s*$
+  | ^\s*(previous|next|older|newer)\b.{0,30}(previous|next|older|newer|page|post)
+  | ^\s*\d+\ (comments?|replies|shares|likes|views)\b | ^\s*page\ \d+\ of\ \d+ | ^\s*leave\ a\ (comment|reply)
+  | ^\s*(last\ (updated|modified)|posted\ (by|on|in)|filed\ under|tags?:|related\ (posts|articles|pages):?)
+""")
+MENU_MARKS = re.compile(r"\s[|·•>»/–]\s|\s::\s")
+
+
+def is_boilerplate(line: str) -> bool:
+    """Whether a line is site furniture: one of the cues, or a menu, that is three short entries or more between marks."""
+    if CUES.search(line):
+        return True
+    entries = MENU_MARKS.split(line)
+    return len(entries) >= 3 and all(len(e.split()) <= 4 for e in entries) and "=" not in line
+
+
+def remove_boilerplate(text: str) -> tuple[str, list[str]]:
+    """`text` without its lines of site furniture, and those lines."""
+    kept, removed = [], []
+    for line in text.split("\n"):
+        (removed if line.strip() and is_boilerplate(line) else kept).append(line)
+    return ("\n".join(kept).strip("\n") if removed else text), removed
+
+
+def is_gibberish(text: str, model: LanguageModel) -> bool:
+    """Whether a page is noise: fewer than half of its words are made like words, or its letters follow no language."""
+    words = text.split()
+    wordlike = sum(WORDLIKE.fullmatch(w) is not None for w in words)
+    if 2 * wordlike < len(words):
+        return True
+    fluency = model.fluency(text)
+    return fluency != float("-inf") and fluency < FLUENCY_FLOOR
+
+
+class ToxicWords:
+    """Finds the words of a list, also in capitals, with an ending, or with a letter starred out or doubled."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        stems = sorted(set(words))
+        if not stems:
+            raise ValueError("the list of toxic words is empty")
+        loose = "|".join(map(self._loose, stems))
+        self._pattern = re.compile(rf"\b(?:{loose})(?:s|es|ed|ing|ish|y|head)?(?!\w)", re.IGNORECASE)
+
+    @staticmethod
+    def _loose(stem: str) -> str:
+        """A pattern for `stem`: the first letter as it is, every other possibly doubled, starred, or after a hyphen."""
+        first, *rest = stem
+        return re.escape(first) + "".join(rf"-?(?:{re.escape(c)}+|[*@#$])" for c in rest)
+
+    def find(self, text: str) -> list[str]:
+        """The toxic words of `text` as they are written there."""
+        return [m.group() for m in self._pattern.finditer(text)]
