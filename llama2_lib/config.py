@@ -110,11 +110,19 @@ class MixtureConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Token budget and batch of pretraining (section 2.2)."""
+    """Token budget and batch of pretraining (section 2.2).
+
+    The paper reads 4,096 tokens at a time throughout. On a CPU long rows cost most of their time in attention, so a preset
+    may read rows of `seq_len` first and rows of `long_seq_len` for the last `long_share` of the budget.
+    """
     tokens: int
     batch_tokens: int
     seq_len: int
     optim: OptimConfig
+    long_seq_len: int | None = None
+    long_share: float = 0.0
+    validation_share: float = 0.02   # of the stream's end, never trained on
+    snapshots: int = 0               # models kept along the way, for looking at how abilities grow
 
     def __post_init__(self) -> None:
         require(self.seq_len >= 2, f"pretrain.seq_len must be at least 2, got {self.seq_len}")
@@ -122,14 +130,18 @@ class PretrainConfig:
                 f"pretrain.batch_tokens {self.batch_tokens} is not a multiple of pretrain.seq_len {self.seq_len}")
         require(self.tokens >= self.batch_tokens,
                 f"pretrain.tokens {self.tokens} is less than one batch of {self.batch_tokens} tokens: no step would run")
+        require(0 <= self.long_share <= 1, f"pretrain.long_share is a share in 0…1, got {self.long_share}")
+        require(0 < self.validation_share < 1, f"pretrain.validation_share is a share in 0…1, got {self.validation_share}")
+        require(self.batch_tokens % self.longest == 0,
+                f"pretrain.batch_tokens {self.batch_tokens} is not a multiple of pretrain.long_seq_len {self.longest}")
+
+    @property
+    def longest(self) -> int:
+        return self.long_seq_len or self.seq_len
 
     @property
     def steps(self) -> int:
         return self.tokens // self.batch_tokens
-
-    @property
-    def batch_size(self) -> int:
-        return self.batch_tokens // self.seq_len
 
 
 @dataclass(frozen=True)
@@ -173,8 +185,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for stage in ("pretrain", "sft"):
-            seq_len = getattr(self, stage).seq_len
+        for stage, seq_len in (("pretrain", self.pretrain.longest), ("sft", self.sft.seq_len)):
             require(seq_len <= self.model.max_seq_len,
                     f"{stage}.seq_len {seq_len} exceeds model.max_seq_len {self.model.max_seq_len}")
 
@@ -186,8 +197,8 @@ def toy() -> Recipe:
     return Recipe(
         name="toy",
         model=ModelConfig(dim=128, n_layers=4, n_heads=4, n_kv_heads=2, vocab_size=768, multiple_of=32, max_seq_len=512),
-        pretrain=PretrainConfig(tokens=2_000_000, batch_tokens=4_096, seq_len=256,
-                                optim=OptimConfig(peak_lr=3e-3, warmup_steps=40)),
+        pretrain=PretrainConfig(tokens=2_000_000, batch_tokens=4_096, seq_len=128, long_seq_len=512, long_share=0.1,
+                                optim=OptimConfig(peak_lr=3e-3, warmup_steps=40), snapshots=5),
         sft=SFTConfig(demonstrations=3_000, epochs=2, batch_size=64, seq_len=256,
                       optim=OptimConfig(peak_lr=1e-3, warmup_steps=10)),
     )

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama2_lib.text.batching import PADDING_SEGMENT, Examples, Loader, Windows
+from llama2_lib.text.batching import PADDING_SEGMENT, Curriculum, Examples, Loader, Windows
 
 BOS, EOS = 1, 2
 
@@ -116,3 +116,18 @@ def test_bad_input():
     rows = Windows(np.arange(49), seq_len=4)
     with pytest.raises(ValueError, match="seed was 1, is 2"):
         Loader(rows, 3, seed=2).restore(Loader(rows, 3, seed=1).state())
+
+
+@pytest.mark.parametrize("stop", [0, 2, 3, 5])
+def test_a_curriculum_changes_the_length_and_resumes(stop):
+    def make():
+        short, long = Windows(np.arange(60), 4), Windows(np.arange(60), 8)
+        return Curriculum((3, Loader(short, 2, seed=0)), (2, Loader(long, 1, seed=0)))
+
+    straight, first, second = make(), make(), make()
+    expected = [next(straight).tokens_BT for _ in range(8)]
+    assert [b.shape[1] for b in expected] == [4] * 3 + [8] * 5
+    for _ in range(stop):
+        next(first)
+    second.restore(first.state())
+    assert all(torch.equal(next(second).tokens_BT, e) for e in expected[stop:])

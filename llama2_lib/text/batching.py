@@ -194,3 +194,36 @@ class Loader:
         if wrong:
             raise ValueError("the loader cannot resume: " + "; ".join(wrong))
         self.epoch, self.index = state["epoch"], state["index"]
+
+
+class Curriculum:
+    """Loaders one after another, each for a number of batches; the last goes on until it ends by itself."""
+
+    def __init__(self, *phases: tuple[int, Loader]) -> None:
+        if not phases or any(batches < 0 for batches, _ in phases):
+            raise ValueError(f"a curriculum needs phases of at least 0 batches each, got {[n for n, _ in phases]}")
+        self.phases, self.taken = phases, 0
+
+    def __iter__(self) -> Curriculum:
+        return self
+
+    def __next__(self) -> Batch:
+        left = self.taken
+        self.taken += 1
+        for batches, loader in self.phases[:-1]:
+            if left < batches:
+                return next(loader)
+            left -= batches
+        return next(self.phases[-1][1])
+
+    def state(self) -> dict:
+        """Where each loader stands, as plain JSON types."""
+        return {"taken": self.taken, "loaders": [loader.state() for _, loader in self.phases]}
+
+    def restore(self, state: dict) -> None:
+        """Go on from `state`. ValueError if it comes from another curriculum."""
+        if len(state["loaders"]) != len(self.phases):
+            raise ValueError(f"the curriculum had {len(state['loaders'])} phases, has {len(self.phases)}")
+        self.taken = state["taken"]
+        for (_, loader), saved in zip(self.phases, state["loaders"], strict=True):
+            loader.restore(saved)

@@ -178,8 +178,14 @@ def load_model(folder: str | os.PathLike) -> Transformer:
     folder = Path(folder)
     saved = _read_json(folder / MODEL)
     check_file(folder / WEIGHTS, saved["weights"])
-    model = Transformer(ModelConfig(**saved["config"]))
-    _fill(model, _load_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    try:
+        config = ModelConfig(**saved["config"])
+    except (TypeError, ValueError) as error:        # a setting it does not know, or a value it refuses
+        raise ValueError(f"{folder / MODEL} holds no model config of this version: {error}") from error
+    model = Transformer(config)
+    tensors = _load_tensors(folder / WEIGHTS)
+    _check_tensors(model, tensors, folder / WEIGHTS)
+    model.load_state_dict(tensors)
     return model
 
 
@@ -207,12 +213,11 @@ def _write_json(path: Path, value: object) -> None:
     os.replace(temporary, path)
 
 
-def _fill(model: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Copy tensors into the model; ValueError lists every name and shape that does not fit, before anything is copied."""
+def _check_tensors(model: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """ValueError listing every name and shape that does not fit the model."""
     wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     _same(wanted, found, f"{path} does not fit this model")
-    model.load_state_dict(tensors)
 
 
 def _same(wanted: dict, found: dict, complaint: str) -> None:
@@ -274,9 +279,10 @@ def load_state(folder: str | os.PathLike, model: torch.nn.Module, optimizer: tor
     random_state = saved.pop("randomness")
     state = TrainingState(**saved)
     _same(json.loads(json.dumps(run)), state.run, f"{place} belongs to another run")
-    moments = _load_tensors(place / OPTIMIZER)
+    weights, moments = _load_tensors(place / WEIGHTS), _load_tensors(place / OPTIMIZER)
+    _check_tensors(model, weights, place / WEIGHTS)
     _check_moments(model, moments, place / OPTIMIZER)
-    _fill(model, _load_tensors(place / WEIGHTS), place / WEIGHTS)
+    model.load_state_dict(weights)
     _set_moments(model, optimizer, moments)
     set_randomness(random_state)
     return state

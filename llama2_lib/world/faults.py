@@ -116,7 +116,7 @@ def plant_pii(text: str, rng: Random) -> tuple[str, tuple[str, ...]]:
 
 # ------------------------------------------------------------------------------------------------------------- boilerplate
 
-SITES = ("Lantern Weekly", "The River Post", "Fox and Fern", "Old Harbour News", "Millham Online", "Seven Hills", "Blue Door")
+SITES = ("Lantern Weekly", "The River Post", "Fox and Fern", "Old Harbour News", "Millham Online", "Seven Hills")
 TOPICS = ("Home", "News", "Animals", "Travel", "Stories", "Poems", "Recipes", "Games", "About us", "Contact", "Shop",
           "Forum", "Help", "Log in", "Archive", "Weather")
 FURNITURE = (

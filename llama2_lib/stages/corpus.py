@@ -1,0 +1,102 @@
+"""The corpus: pages of the small world, cleaned, and the tokenizer learned from them (sections 2.1, 2.2.2 and 4.1).
+
+    world.web.pages → text.cleaning.Cleaner → corpus.jsonl, statistics.json, tokenizer.model
+
+The artifact does not hang on the mixture: `documents` applies the weights when the corpus is read, so that up-sampling can
+be changed without cleaning again. Benchmark text and insults are reported and kept, as in the paper.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from llama2_lib.config import MixtureConfig, Recipe, WorldConfig, as_dict
+from llama2_lib.text import cleaning
+from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.training.checkpoint import artifact, fingerprint
+from llama2_lib.world import faults, reading, web
+from llama2_lib.world.facts import World
+
+CORPUS, STATISTICS, TOKENIZER = "corpus.jsonl", "statistics.json", "tokenizer.model"
+TOKENIZER_DOCUMENTS = 200_000          # the tokenizer is learned from this many documents at most
+SOURCES = ("world", "text")            # the packages whose code decides what the corpus holds
+
+
+def run(recipe: Recipe, workdir: str | os.PathLike) -> Path:
+    """The folder workdir/"corpus", built if it is not there for this recipe's world, vocabulary and seed."""
+    key = fingerprint("corpus", recipe.world, recipe.model.vocab_size, recipe.seed, _code())
+    return artifact(Path(workdir) / "corpus", key, lambda folder: build(recipe, folder))
+
+
+def build(recipe: Recipe, folder: Path) -> None:
+    """Generate, clean, write, and learn the tokenizer; ValueError if nothing is left after cleaning."""
+    started = time.perf_counter()
+    cleaner = new_cleaner(recipe.seed)
+    sources, characters = Counter(), Counter()
+    with (folder / CORPUS).open("w", encoding="utf-8", newline="\n") as file:
+        for document in cleaner.clean(web.pages(World(recipe.world), recipe.world, recipe.seed)):
+            file.write(json.dumps({"text": document.text, "source": document.source, "language": document.language,
+                                   "toxic": document.toxic, "contaminated": document.contaminated},
+                                  ensure_ascii=False) + "\n")
+            sources[document.source] += 1
+            characters[document.source] += len(document.text)
+    cleaned = time.perf_counter()
+    texts = (record["text"] for record in cleaning.read_jsonl(folder / CORPUS, {"text": str}))
+    tokenizer = Tokenizer.train(islice(texts, TOKENIZER_DOCUMENTS), recipe.model.vocab_size, folder / TOKENIZER)
+    statistics = {
+        "counts": dict(cleaner.counts), "languages": dict(cleaner.languages),
+        "filters": {name: score.as_dict() for name, score in cleaner.scores.items()},
+        "sources": {s: {"documents": sources[s], "characters": characters[s]} for s in sorted(sources)},
+        "characters_per_token": characters_per_token(folder / CORPUS, tokenizer),
+        "seconds": {"clean": round(cleaned - started, 2), "tokenizer": round(time.perf_counter() - cleaned, 2)},
+    }
+    (folder / STATISTICS).write_text(json.dumps(statistics, indent=1), encoding="utf-8")
+
+
+def new_cleaner(seed: int, without: tuple[str, ...] = ()) -> cleaning.Cleaner:
+    """The filters as the corpus uses them: the world's insults and the benchmark of this seed are known."""
+    return cleaning.Cleaner(faults.insults(), (item.text for item in reading.benchmark(seed)), without)
+
+
+def characters_per_token(path: Path, tokenizer: Tokenizer, sample: int = 2000) -> float:
+    """Mean characters a token over the first `sample` documents."""
+    texts = [record["text"] for record in islice(cleaning.read_jsonl(path, {"text": str}), sample)]
+    return sum(map(len, texts)) / sum(map(len, tokenizer.encode_batch(texts)))
+
+
+def statistics(folder: str | os.PathLike) -> dict:
+    """The counts, precision and recall a filter, documents and characters a source of a built corpus."""
+    return json.loads((Path(folder) / STATISTICS).read_text(encoding="utf-8"))
+
+
+def documents(folder: str | os.PathLike, mixture: MixtureConfig, seed: int) -> Iterator[str]:
+    """The texts of a corpus in training order: sources up-sampled by the mixture, shuffled, deterministic.
+
+    Only the place of each line is held in memory. Raises ValueError for a source without a weight and an empty mixture.
+    """
+    path = Path(folder) / CORPUS
+    offsets, sources, at = [], [], 0
+    with path.open("rb") as file:
+        for line in file:
+            offsets.append(at)
+            sources.append(json.loads(line)["source"])
+            at += len(line)
+        for i in cleaning.mixture_order(sources, as_dict(mixture), seed):
+            file.seek(offsets[i])
+            yield json.loads(file.readline())["text"]
+
+
+def _code() -> str:
+    """A hash of the code and the tables that decide what the corpus holds: an edited table makes another corpus."""
+    package = Path(__file__).resolve().parents[1]
+    files = [f for name in SOURCES for f in (package / name).glob("*.py")] + list((package.parent / "data/world").glob("*"))
+    digest = hashlib.sha256()
+    for file in sorted(f for f in files if f.is_file()):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,36 @@
+"""The road from a web page to a chat model: which stage needs which, and where its files lie.
+
+A stage never imports a stage. This file alone knows their order: `build` runs what a stage needs, then the stage. Each
+stage leaves at once if its artifact is already there, made from the same settings and the same inputs.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llama2_lib.config import Recipe, require
+from llama2_lib.stages import corpus, pretrain, sft
+
+PROJECT = Path(__file__).resolve().parents[2]
+STAGES: dict[str, tuple[Callable[[Recipe, Path], Any], tuple[str, ...]]] = {
+    "corpus": (corpus.run, ()),
+    "pretrain": (pretrain.run, ("corpus",)),
+    "sft": (sft.run, ("pretrain",)),
+}
+
+
+def workdir(recipe: Recipe, folder: str | Path = "") -> Path:
+    """Where a run lives: `folder` if one is given, else runs/<preset> (and -seedN for another seed) in the project."""
+    if folder:
+        return Path(folder).expanduser().resolve()
+    return PROJECT / "runs" / (recipe.name + (f"-seed{recipe.seed}" if recipe.seed else ""))
+
+
+def build(stage: str, recipe: Recipe, folder: str | Path = "") -> Any:
+    """What `stage` returns, with every stage before it built first where it is missing or was made otherwise."""
+    require(stage in STAGES, f"no stage is called {stage!r}; there are {', '.join(STAGES)}")
+    run, needs = STAGES[stage]
+    for need in needs:
+        build(need, recipe, folder)
+    return run(recipe, workdir(recipe, folder))

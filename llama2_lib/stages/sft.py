@@ -1,0 +1,70 @@
+"""Supervised fine-tuning (section 3.1): from a base model to one that answers.
+
+    L = −mean log p(answer token | all before it)     over answer tokens only; the prompt's tokens have no loss
+
+Prompts and answers are packed to fill the window, for two epochs, as in the paper. The paper separates them by "a special
+token" it does not name: here BOS and EOS of Llama 2's chat format do it, and packed dialogues do not see each other
+(`isolate`), since an answer must not depend on its neighbours in a batch. Left out: sequence-level losses.
+
+`run` leaves runs/<preset>/sft: weights, tokenizer, metrics.jsonl.
+"""
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from llama2_lib.config import Recipe, SFTConfig
+from llama2_lib.model.transformer import Transformer
+from llama2_lib.text.batching import Batch, Examples, Loader
+from llama2_lib.text.chat import Dialog, Supervise, dialog, render
+from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.training import checkpoint, trainer
+from llama2_lib.world import dialogs
+from llama2_lib.world.facts import World, load
+
+CONVERSATION_SHARE = 0.1     # of the demonstrations; the others are one question and one answer
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A chat model and how it came about."""
+    folder: Path
+    model: Transformer
+    tokenizer: Tokenizer
+    history: list[dict]
+
+
+def sft_loss(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """Mean negative log-likelihood, in nats, of the answer tokens; logits are computed for those alone."""
+    h_BTD = model.hidden(batch.tokens_BT, batch.positions_BT, batch.segments_BT)
+    logits_NV = model.output(h_BTD[batch.mask_BT])
+    return F.cross_entropy(logits_NV.float(), batch.labels_BT[batch.mask_BT]), {}
+
+
+def demonstrations(world: World, config: SFTConfig, seed: int) -> Iterator[Dialog]:
+    """`config.demonstrations` dialogues written by annotators of whom a share `config.noise` write badly."""
+    rng = random.Random(f"sft {seed}")
+    singles = dialogs.prompts(world, config.demonstrations, seed, split="train")
+    for prompt in singles:
+        if rng.random() < CONVERSATION_SHARE:
+            system, turns = dialogs.conversation(world, rng, rng.randint(2, 4))
+            yield dialog(*(text for turn in turns for text in turn), system=system)
+        else:
+            bad = rng.random() < config.noise
+            answer = dialogs.damaged(world, prompt, rng) if bad else dialogs.demonstration(world, prompt, rng)
+            yield dialog(prompt.text, answer, system=prompt.system)
+
+
+def loader(dialogues: Iterator[Dialog], tokenizer: Tokenizer, config: SFTConfig, seed: int, *,
+           supervise: Supervise = "answers", pack: bool = True, isolate: bool = True) -> Loader:
+    """Batches of packed dialogues; an epoch's last batch may be smaller."""
+    examples = [render(d, tokenizer, supervise) for d in dialogues]
+    rows = Examples(examples, config.seq_len, pack=pack, isolate=isolate)
+    return Loader(rows, config.batch_size, seed, epochs=config.epochs, drop_last=False)
