@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from llama2_lib.config import ModelConfig, OptimConfig, RuntimeConfig
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.text.batching import Loader, Windows
+from llama2_lib.text.batching import Batch, Loader, Windows
 from llama2_lib.training import checkpoint, trainer
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=61, multiple_of=16, max_seq_len=16)
@@ -42,10 +42,12 @@ def run(folder=None, stop_after: int | None = None, *, precision: str = "float32
         if step == stop_after:
             raise Stopped
 
-    settings = {"runtime": RuntimeConfig(precision=precision), "seed": 5, "micro_batches": 2, "save_every": 2 if folder else None}
-    history = trainer.fit(model, Loader(Windows(stream, 16), 4, seed=2), noisy_loss, OPTIM, STEPS, folder=folder, on_step=stop,
-                          **{**settings, **kwargs})
-    return [{k: v for k, v in r.items() if k not in MEASURED} for r in history], [p.detach().clone() for p in model.parameters()]
+    settings = {"runtime": RuntimeConfig(precision=precision), "seed": 5, "micro_batches": 2,
+                "save_every": 2 if folder else None, **kwargs}
+    history = trainer.fit(model, Loader(Windows(stream, 16), 4, seed=2), noisy_loss, OPTIM, STEPS, folder=folder,
+                          on_step=stop, **settings)
+    records = [{k: v for k, v in r.items() if k not in MEASURED} for r in history]
+    return records, [p.detach().clone() for p in model.parameters()]
 
 
 def same(a, b) -> bool:
@@ -146,12 +148,7 @@ def test_a_new_process_goes_on_with_the_same_bits(tmp_path, straight):
 
 def test_an_endless_loader_without_a_state_needs_no_folder():
     ids = torch.arange(17)[None] % 61
-    batch = trainer_batch(ids)
+    batch = Batch(ids[:, :-1], ids[:, 1:], torch.ones(1, 16, dtype=torch.bool))
     history = trainer.fit(Transformer(CONFIG), itertools.repeat(batch), noisy_loss, OPTIM, 2,
                           runtime=RuntimeConfig(precision="float32"))
     assert len(history) == 2
-
-
-def trainer_batch(ids):
-    from llama2_lib.text.batching import Batch
-    return Batch(ids[:, :-1], ids[:, 1:], torch.ones(1, 16, dtype=torch.bool))
