@@ -36,17 +36,17 @@ def check_close(name: str, mine: object, reference: object, tol: float = 1e-6) -
     both values there. A NaN on either side fails.
     """
     import torch
-    a, b = (torch.as_tensor(x).detach().to("cpu", torch.float64) for x in (mine, reference))
+    a, b = (torch.as_tensor(x, dtype=torch.float64, device="cpu").detach() for x in (mine, reference))
     problem = ""
     if a.shape != b.shape:
         problem = f"shapes differ: yours {tuple(a.shape)}, reference {tuple(b.shape)}"
     elif a.numel():
         gap = (a - b).abs()
         gap[a == b] = 0.0                       # two equal infinities: inf − inf is NaN
-        gap = gap.nan_to_num(nan=math.inf)
+        gap = gap.nan_to_num(nan=math.inf, posinf=math.inf)
         worst = int(gap.argmax())
         if not gap.flatten()[worst] <= tol:
             place = [int(i) for i in torch.unravel_index(torch.tensor(worst), a.shape)]
             problem = (f"largest difference {float(gap.flatten()[worst]):.3g} at {place}: "
-                       f"yours {float(a.flatten()[worst]):.6g}, reference {float(b.flatten()[worst]):.6g}")
+                       f"yours {float(a.flatten()[worst]):.9g}, reference {float(b.flatten()[worst]):.9g}")
     check(f"{name}: equal within {tol:g}" + (f" ({problem})" if problem else ""), not problem)
