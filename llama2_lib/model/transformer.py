@@ -2,8 +2,10 @@
 
 Parameter names and the layout of wq and wk are Meta's: RoPE turns adjacent pairs of channels. RMSNorm and softmax compute
 in fp32 whatever the dtype around them. Left out: dropout (Llama 2 has none), everything about devices, sharding, files and
-sampling. The paper is silent on initialisation: normal(0, 0.02), and the two projections that write into the residual stream
-(wo, w2) smaller by sqrt(2 · n_layers), as GPT-2 does, so that the stream's variance does not grow with depth.
+sampling. The paper is silent on initialisation: here embeddings are normal(0, 1), matrices normal(0, 1 / sqrt(inputs)),
+which at Llama 2's widths is about the customary 0.02, and the two projections that write into the residual stream (wo, w2)
+are smaller by sqrt(2 · n_layers), as in GPT-2, so that its variance does not grow with depth. At the toy's width a plain
+0.02 is four times too small: the model then needs several times the tokens before it learns to copy and to add.
 
 Shape suffixes: B batch, T time (queries), S time (keys), D model width, N query heads, K key-value heads, H head width,
 V vocabulary, L layers.
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from llama2_lib.config import ModelConfig, require
 
-MATMUL_ATTENTION_UP_TO = 1024   # keys; beyond, the score matrix outgrows the cache and a CPU too is better off with SDPA
+MATMUL_ATTENTION_UP_TO = 1024   # keys; beyond, the matrix of scores outgrows the cache
 
 Rope = tuple[Tensor, Tensor]
 Remember = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]   # new k, v in; all k, v so far out
@@ -34,7 +36,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).type_as(x) * self.weight
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).type_as(x)
 
 
 def rope_table(head_dim: int, length: int, theta: float, device: torch.device | str = "cpu") -> Rope:
@@ -47,9 +49,14 @@ def rope_table(head_dim: int, length: int, theta: float, device: torch.device | 
 def rotate(x_BTNH: Tensor, rope: Rope) -> Tensor:
     """Turn each adjacent pair of channels by its angle, in fp32. `rope` holds cos and sin, each (B or 1, T, H / 2)."""
     cos, sin = (table.unsqueeze(-2) for table in rope)
-    even, odd = x_BTNH.float().unflatten(-1, (-1, 2)).unbind(-1)
+    pairs = x_BTNH.float().unflatten(-1, (-1, 2))
     # (x_2i + j·x_2i+1) · (cos + j·sin)
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x_BTNH)
+    if x_BTNH.device.type == "cpu" and not torch.compiler.is_compiling():   # one pass over memory; compilers fuse the reals
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
+    else:
+        even, odd = pairs.unbind(-1)
+        turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return turned.flatten(-2).type_as(x_BTNH)
 
 
 class KVCache:
@@ -107,13 +114,11 @@ class KVCache:
         return self.segments_BS[:, :end]
 
 
-def visible(start: int, steps: int, segments_BS: Tensor | None, device: torch.device) -> Tensor | None:
+def visible(start: int, steps: int, segments_BS: Tensor | None, device: torch.device) -> Tensor:
     """Which slot each of the `steps` new slots may look at, bool (B or 1, T, S): not later, and of the same segment.
 
-    Segment −1 is padding; it sees itself only, which keeps its softmax defined. None: one new token that sees everything.
+    Segment −1 is padding; it sees itself only, which keeps its softmax defined.
     """
-    if segments_BS is None and steps == 1:
-        return None
     key = torch.arange(start + steps, device=device)
     query_T1 = key[start:, None]
     seen = (key <= query_T1)[None]
@@ -123,27 +128,39 @@ def visible(start: int, steps: int, segments_BS: Tensor | None, device: torch.de
     return seen
 
 
-def attend(q_BTNH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, seen_BTS: Tensor | None) -> Tensor:
-    """softmax(q kᵀ / sqrt(H)) v, (B, T, N, H): query heads n·G … n·G + G−1 read key-value head n (G = N / K).
+def attention_bias(start: int, steps: int, segments_BS: Tensor | None, device: torch.device) -> Tensor | None:
+    """0 where `visible`, −inf elsewhere. None where no bias is needed: one new token sees all, and SDPA knows "causal"."""
+    if segments_BS is None and (steps == 1 or (start == 0 and not by_matmul(device, steps))):
+        return None
+    seen_BTS = visible(start, steps, segments_BS, device)
+    return torch.zeros(seen_BTS.shape, device=device).masked_fill_(~seen_BTS, -torch.inf)
 
-    On a CPU at course lengths two batched matmuls beat the fused kernel several times over; elsewhere it is SDPA.
-    """
+
+def by_matmul(device: torch.device, keys: int) -> bool:
+    """On a CPU, at course lengths, batched matmuls beat the fused kernel several times over; elsewhere SDPA wins."""
+    return device.type == "cpu" and keys <= MATMUL_ATTENTION_UP_TO
+
+
+def attend(q_BTNH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, bias_BTS: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / sqrt(H) + bias) v, (B, T, N, H): query heads k·G … k·G + G−1 read key-value head k (G = N / K)."""
     (B, T, N, H), (K, S) = q_BTNH.shape, k_BKSH.shape[1:3]
-    if q_BTNH.device.type != "cpu" or S > MATMUL_ATTENTION_UP_TO:
-        mask = None if seen_BTS is None else seen_BTS[:, None]
-        out = F.scaled_dot_product_attention(q_BTNH.transpose(1, 2), k_BKSH, v_BKSH, attn_mask=mask, enable_gqa=K < N)
+    if bias_BTS is not None:
+        bias_BTS = bias_BTS.to(q_BTNH.dtype)
+    if not by_matmul(q_BTNH.device, S):
+        mask = None if bias_BTS is None else bias_BTS[:, None]
+        out = F.scaled_dot_product_attention(q_BTNH.transpose(1, 2), k_BKSH, v_BKSH, attn_mask=mask,
+                                             is_causal=mask is None and T > 1, enable_gqa=K < N)
         return out.transpose(1, 2)
     # the queries that share a key-value head stand below each other: (B·K, G·T, H)
     q = q_BTNH.unflatten(2, (K, -1)).permute(0, 2, 3, 1, 4).reshape(B * K, -1, H)
     k, v = k_BKSH.flatten(0, 1), v_BKSH.flatten(0, 1)
-    if seen_BTS is None:
+    if bias_BTS is None:
         scores = torch.bmm(q, k.transpose(1, 2)) / math.sqrt(H)
     else:
-        bias = torch.zeros_like(seen_BTS, dtype=q.dtype).masked_fill(~seen_BTS, -torch.inf)
-        bias = bias[:, None, None].expand(-1, K if bias.shape[0] > 1 else 1, N // K, -1, -1)
-        bias = bias.reshape(-1, N // K * T, S)
+        copies = K if bias_BTS.shape[0] > 1 else 1
+        bias = bias_BTS[:, None, None].expand(-1, copies, N // K, -1, -1).reshape(-1, N // K * T, S)
         scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=1 / math.sqrt(H))
-    out = torch.bmm(scores.softmax(-1, dtype=torch.float32).type_as(v), v)
+    out = torch.bmm(scores.softmax(-1), v)      # the softmax kernel computes in fp32 whatever goes in and comes out
     return out.view(B, K, N // K, T, H).permute(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
@@ -166,15 +183,16 @@ class Attention(nn.Module):
         self.wv = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
         self.wo = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
 
-    def forward(self, x_BTD: Tensor, rope: Rope, seen_BTS: Tensor | None, remember: Remember | None) -> Tensor:
-        heads = (-1, self.head_dim)   # the number of heads is read off the tensor: tensor parallel gives each rank a share
+    def forward(self, x_BTD: Tensor, rope: Rope, bias_BTS: Tensor | None, remember: Remember | None) -> Tensor:
+        # the number of heads is read off the tensor: under tensor parallelism each rank has its share
+        heads = (-1, self.head_dim)
         q_BTNH, k_BTKH, v_BTKH = (y.unflatten(-1, heads) for y in project(x_BTD, self.wq, self.wk, self.wv))
         q_BTNH, k_BTKH = rotate(q_BTNH, rope), rotate(k_BTKH, rope)
         if remember is None:
             k_BKSH, v_BKSH = k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
         else:
             k_BKSH, v_BKSH = remember(k_BTKH, v_BTKH)
-        return self.wo(attend(q_BTNH, k_BKSH, v_BKSH, seen_BTS).flatten(-2))
+        return self.wo(attend(q_BTNH, k_BKSH, v_BKSH, bias_BTS).flatten(-2))
 
 
 class FeedForward(nn.Module):
@@ -201,8 +219,8 @@ class TransformerBlock(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x_BTD: Tensor, rope: Rope, seen_BTS: Tensor | None, remember: Remember | None = None) -> Tensor:
-        h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, seen_BTS, remember)
+    def forward(self, x_BTD: Tensor, rope: Rope, bias_BTS: Tensor | None, remember: Remember | None = None) -> Tensor:
+        h_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, bias_BTS, remember)
         return h_BTD + self.feed_forward(self.ffn_norm(h_BTD))
 
 
@@ -225,10 +243,11 @@ class Transformer(nn.Module):
         for name, weight in self.named_parameters():
             if weight.dim() == 1:
                 nn.init.ones_(weight)
-            else:
-                into_stream = name.endswith(("attention.wo.weight", "feed_forward.w2.weight"))
-                std = 0.02 / math.sqrt(2 * self.config.n_layers) if into_stream else 0.02
-                nn.init.normal_(weight, std=std, generator=generator)
+                continue
+            std = 1.0 if name == "tok_embeddings.weight" else weight.shape[1] ** -0.5
+            if name.endswith(("attention.wo.weight", "feed_forward.w2.weight")):
+                std /= math.sqrt(2 * self.config.n_layers)
+            nn.init.normal_(weight, std=std, generator=generator)
 
     def rope(self, positions_BT: Tensor) -> Rope:
         """cos and sin at these positions, each (B, T, H / 2)."""
@@ -253,10 +272,10 @@ class Transformer(nn.Module):
             positions_BT = torch.arange(start, start + T, device=tokens_BT.device)[None]
         rope = self.rope(positions_BT)
         segments_BS = segments_BT if cache is None else cache.see_segments(segments_BT, B, T)
-        seen_BTS = visible(start, T, segments_BS, tokens_BT.device)
+        bias_BTS = attention_bias(start, T, segments_BS, tokens_BT.device)
         h_BTD = self.tok_embeddings(tokens_BT)
         for i, layer in enumerate(self.layers):
-            h_BTD = layer(h_BTD, rope, seen_BTS, None if cache is None else (lambda k, v, i=i: cache.remember(i, k, v)))
+            h_BTD = layer(h_BTD, rope, bias_BTS, None if cache is None else (lambda k, v, i=i: cache.remember(i, k, v)))
         if cache is not None:
             cache.length += T
         return self.norm(h_BTD)
