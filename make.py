@@ -189,7 +189,7 @@ def notebooks(python, options):
 def claims(python, options):
     pairs = (("--claims", "CLAIMS"), ("--seeds", "SEEDS"), ("--preset", "PRESET"))
     flags = [part for flag, name in pairs if options.get(name) for part in (flag, options[name])]
-    return call(python, "-m", "llama2_lib.course.claims", *flags) or call(python, "scripts/render_claims.py")
+    return call(python, "-m", "llama2_lib.course.run_claims", *flags) or call(python, "scripts/render_claims.py")
 
 
 def bench(python, options):
