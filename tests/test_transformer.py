@@ -221,7 +221,8 @@ def test_initialisation_is_seeded_and_scaled():
     assert all(torch.equal(first[name], weight) for name, weight in big.named_parameters())
     assert first["tok_embeddings.weight"].std().item() == pytest.approx(1, rel=0.02)
     assert first["layers.0.attention.wq.weight"].std().item() == pytest.approx(384 ** -0.5, rel=0.02)
-    assert first["layers.7.feed_forward.w2.weight"].std().item() == pytest.approx(big.config.hidden_dim ** -0.5 / 4, rel=0.02)
+    into_stream = big.config.hidden_dim ** -0.5 / 4
+    assert first["layers.7.feed_forward.w2.weight"].std().item() == pytest.approx(into_stream, rel=0.02)
     assert (first["layers.3.ffn_norm.weight"] == 1).all()
 
 
