@@ -51,8 +51,8 @@ def _plain(part: object) -> object:
 
 
 def artifact_key(folder: str | os.PathLike) -> str:
-    """A hash of what a finished artifact holds: the fingerprint by which the next stage knows its input."""
-    return fingerprint(_read_json(Path(folder) / MANIFEST)["files"])
+    """The key a finished artifact was built for: the fingerprint by which the next stage knows its input."""
+    return _read_json(Path(folder) / MANIFEST)["key"]
 
 
 def seal(folder: Path, key: str) -> None:

@@ -1,0 +1,97 @@
+"""What a model knows: facts by completion and sums it never saw (section 2.3 in small).
+
+The paper measures knowledge by few-shot questions with exact match on TriviaQA and NaturalQuestions. A base model of the
+small world continues the opening of a statement instead ("The capital of France is"), greedily, in every wording, and is
+right if it goes on with the answer and then ends it. Left out: few-shot prompting, partial credit, synonyms.
+"""
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from llama2_lib.model.generation import generate
+from llama2_lib.model.transformer import Transformer
+from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.world.facts import Fact, World, fill, sum_pairs, with_article
+
+ANSWER_TOKENS = 4                       # room beyond the longest answer
+VALUE = re.compile(r"\{(a )?value\}")    # where a statement holds its answer
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Right answers and questions asked, by kind."""
+    right: Counter[str]
+    asked: Counter[str]
+
+    @property
+    def mean(self) -> float:
+        """Share of all questions answered right."""
+        return self.right.total() / self.asked.total()
+
+    @property
+    def by_kind(self) -> dict[str, float]:
+        """Share answered right of each kind, best first."""
+        return dict(sorted(((k, self.right[k] / n) for k, n in self.asked.items()), key=lambda item: -item[1]))
+
+
+def complete(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], max_new_tokens: int = 24, *,
+             temperature: float = 0.0, seed: int = 0) -> list[str]:
+    """How the model goes on from each text, as the start of a document; greedy unless a temperature is given."""
+    was_training = model.training
+    model.eval()
+    prompts = [tokenizer.encode(text, bos=True) for text in texts]
+    samples = generate(model, prompts, max_new_tokens=max_new_tokens, temperature=temperature, eos_id=tokenizer.eos_id,
+                       seed=seed)
+    model.train(was_training)
+    return [tokenizer.decode(prompt + reply)[len(tokenizer.decode(prompt)):]
+            for prompt, reply in zip(prompts, samples.lists(), strict=True)]
+
+
+def is_right(continuation: str, answer: str) -> bool:
+    """Whether the text begins with the answer and ends it there: "9" does not answer "96", nor "New York" "New"."""
+    text = continuation.lstrip()
+    return text.startswith(answer) and not text[len(answer):len(answer) + 1].strip(".,!?\n")
+
+
+def openings(world: World, fact: Fact) -> list[tuple[str, str]]:
+    """(opening, answer) of every wording of the fact that can be left open: ("A young dog is", "a puppy")."""
+    pairs = []
+    for template in world.relations[fact.relation].statements:
+        slot = VALUE.search(template)
+        head = fill(template[:slot.start()], fact.subject).rstrip()
+        if head and slot.end() == len(template) - 1:
+            pairs.append((head, with_article(fact.value) if slot[1] else fact.value))
+    return pairs
+
+
+def fact_accuracy(model: Transformer, tokenizer: Tokenizer, world: World, facts: Iterable[Fact] | None = None) -> Accuracy:
+    """Accuracy by relation over `facts` (all of the world's), each in every wording that ends with the answer.
+
+    ValueError if there is nothing to ask.
+    """
+    asked = [(fact.relation, *pair) for fact in (world.facts if facts is None else facts) for pair in openings(world, fact)]
+    if not asked:
+        raise ValueError("there is no fact whose statement ends with its answer")
+    room = max(len(tokenizer.encode(answer)) for _, _, answer in asked) + ANSWER_TOKENS
+    texts = complete(model, tokenizer, [head for _, head, _ in asked], room)
+    right = Counter(kind for (kind, _, answer), text in zip(asked, texts, strict=True) if is_right(text, answer))
+    return Accuracy(right, Counter(kind for kind, _, _ in asked))
+
+
+def sum_accuracy(model: Transformer, tokenizer: Tokenizer, count: int = 200, split: str = "test", seed: int = 0) -> Accuracy:
+    """Accuracy over `count` sums of a split; the operand pairs of "test" stand in no page.
+
+    The kinds are "no carry" and "carry". ValueError unless 1 <= count <= the number of pairs.
+    """
+    pairs = sum_pairs(split)
+    if not 1 <= count <= len(pairs):
+        raise ValueError(f"count must lie in 1…{len(pairs)}, got {count}")
+    chosen = Random(f"sums {seed}").sample(pairs, count)
+    continuations = complete(model, tokenizer, [f"{a} + {b} =" for a, b in chosen], 8)
+    kinds = ["carry" if a % 10 + b % 10 > 9 else "no carry" for a, b in chosen]
+    right = Counter(k for k, (a, b), text in zip(kinds, chosen, continuations, strict=True) if is_right(text, str(a + b)))
+    return Accuracy(right, Counter(kinds))
