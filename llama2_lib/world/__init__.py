@@ -1,1 +1,1 @@
-"""A small world whose truth is known: facts, writing, noisy pages, dialogues, and an oracle that judges any reply."""
+"""The small world: everything in it is known to be true or false, so replies can be judged by code. No torch here."""
