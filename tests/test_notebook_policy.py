@@ -45,7 +45,7 @@ def good_notebook():
     cells = [new_markdown_cell("# 3 · T\n\n§2.1, needs ← 02, gives → a model, 1 min at toy", id="title"),
              cell("parameters", parameters, tags=["parameters"])]
     for i in range(1, 11):
-        cells += [new_markdown_cell("word " * 14, id=f"idea-{i}"),
+        cells += [new_markdown_cell("word " * 8, id=f"idea-{i}"),
                   cell(f"check-{i}", "a = 1\nb = 2\ncheck(a, b)", f"✓ statement {i}\n", data={"image/png": "AAAA"})]
     cells += [new_markdown_cell("## Exercises\n\n★ 5 min: do it", id="exercise-text", metadata={"tags": ["exercise"]}),
               cell("exercise-stub", "a = 1\nb = 2\nc = 3", tags=["exercise"]),

@@ -38,15 +38,15 @@ def prose(nb: NotebookNode) -> list[NotebookNode]:
     return [c for c in nb.cells if c.cell_type == "markdown"]
 
 
-def words(cells: list[NotebookNode]) -> int:
-    return sum(len(c.source.split()) for c in cells)
+def characters(cells: list[NotebookNode]) -> int:
+    return sum(len(c.source) for c in cells)
 
 
 def measures(nb: NotebookNode) -> dict[str, float]:
-    """Cells, prose to code in words, the median and the longest code cell in lines, compared and ignored outputs, checks."""
+    """Cells, prose to code in characters, the median and the longest code cell in lines, compared and ignored outputs, checks."""
     lines = [len(c.source.splitlines()) for c in code(nb)] or [0]
     shown = [c for c in code(nb) if c.outputs]
-    return {"cells": len(nb.cells), "ratio": round(words(prose(nb)) / max(1, words(code(nb))), 2),
+    return {"cells": len(nb.cells), "ratio": round(characters(prose(nb)) / max(1, characters(code(nb))), 2),
             "median": statistics.median(lines), "longest": max(lines),
             "compared": sum(IGNORED not in tags(c) for c in shown), "ignored": sum(IGNORED in tags(c) for c in shown),
             "checks": sum(line.startswith(PASSED) for c in shown for line in printed(c).splitlines())}
@@ -170,7 +170,7 @@ def anatomy(nb: NotebookNode) -> list[str]:
     if not 25 <= m["cells"] <= 80:
         wrong.append(f"{m['cells']} cells: 25 to 80")
     if not 1.2 <= m["ratio"] <= 1.8:
-        wrong.append(f"prose to code is {m['ratio']} in words: 1.2 to 1.8")
+        wrong.append(f"prose to code is {m['ratio']} in characters: 1.2 to 1.8")
     if not 3 <= m["median"] <= 10:
         wrong.append(f"the median code cell has {m['median']:g} lines: 3 to 10")
     return wrong
