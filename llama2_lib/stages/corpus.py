@@ -2,8 +2,8 @@
 
     world.web.pages → text.cleaning.Cleaner → corpus.jsonl, statistics.json, tokenizer.model
 
-The artifact does not hang on the mixture: `documents` applies the weights when the corpus is read, so that up-sampling can
-be changed without cleaning again. Benchmark text and insults are reported and kept, as in the paper.
+The artifact does not hang on the mixture: `text.mixture.documents` applies the weights when the corpus is read, so that
+up-sampling can be changed without cleaning again. Benchmark text and insults are reported and kept, as in the paper.
 """
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from llama2_lib.config import MixtureConfig, Recipe, WorldConfig, as_dict
+from llama2_lib.config import Recipe
 from llama2_lib.text import cleaning
+from llama2_lib.text.mixture import CORPUS
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training.checkpoint import artifact, fingerprint
 from llama2_lib.world import faults, reading, web
-from llama2_lib.world.facts import World
+from llama2_lib.world.facts import world_for
 
-CORPUS, STATISTICS, TOKENIZER = "corpus.jsonl", "statistics.json", "tokenizer.model"
+STATISTICS, TOKENIZER = "statistics.json", "tokenizer.model"
 TOKENIZER_DOCUMENTS = 200_000          # the tokenizer is learned from this many documents at most
 SOURCES = ("world", "text")            # the packages whose code decides what the corpus holds
 
@@ -40,7 +40,7 @@ def build(recipe: Recipe, folder: Path) -> None:
     cleaner = new_cleaner(recipe.seed)
     sources, characters = Counter(), Counter()
     with (folder / CORPUS).open("w", encoding="utf-8", newline="\n") as file:
-        for document in cleaner.clean(web.pages(World(recipe.world), recipe.world, recipe.seed)):
+        for document in cleaner.clean(web.pages(world_for(recipe.world), recipe.world, recipe.seed)):
             file.write(json.dumps({"text": document.text, "source": document.source, "language": document.language,
                                    "toxic": document.toxic, "contaminated": document.contaminated},
                                   ensure_ascii=False) + "\n")
@@ -73,23 +73,6 @@ def characters_per_token(path: Path, tokenizer: Tokenizer, sample: int = 2000) -
 def statistics(folder: str | os.PathLike) -> dict:
     """The counts, precision and recall a filter, documents and characters a source of a built corpus."""
     return json.loads((Path(folder) / STATISTICS).read_text(encoding="utf-8"))
-
-
-def documents(folder: str | os.PathLike, mixture: MixtureConfig, seed: int) -> Iterator[str]:
-    """The texts of a corpus in training order: sources up-sampled by the mixture, shuffled, deterministic.
-
-    Only the place of each line is held in memory. Raises ValueError for a source without a weight and an empty mixture.
-    """
-    path = Path(folder) / CORPUS
-    offsets, sources, at = [], [], 0
-    with path.open("rb") as file:
-        for line in file:
-            offsets.append(at)
-            sources.append(json.loads(line)["source"])
-            at += len(line)
-        for i in cleaning.mixture_order(sources, as_dict(mixture), seed):
-            file.seek(offsets[i])
-            yield json.loads(file.readline())["text"]
 
 
 def _code() -> str:

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from llama2_lib.text.mixture import documents
 from torch import Tensor
 
 from llama2_lib.config import PretrainConfig, Recipe, require
 from llama2_lib.model.logprobs import masked_mean, token_logprobs
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.text.batching import Batch, Curriculum, Loader, Windows
+from llama2_lib.text.mixture import documents
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint, trainer
 
@@ -67,7 +67,7 @@ def token_stream(texts: Iterable[str], tokenizer: Tokenizer) -> np.ndarray:
 
 
 def split(stream_N: np.ndarray, config: PretrainConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(training, validation): the stream's last `validation_share` is never trained on. ValueError if a part is too short."""
+    """(training, validation): the last `validation_share` is never trained on. ValueError if a part is too short."""
     cut = len(stream_N) - int(config.validation_share * len(stream_N))
     short = min(cut, len(stream_N) - cut)
     require(short > config.longest, f"a stream of {len(stream_N)} tokens leaves {short} for a part that needs at least "
@@ -129,5 +129,6 @@ def _train(recipe: Recipe, corpus: Path, folder: Path) -> None:
     shutil.copy(corpus / "tokenizer.model", folder / "tokenizer.model")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
     summary = {"stream_tokens": len(train_N), "epochs": config.steps * config.batch_tokens / len(train_N),
-               "validation_tokens": len(validation_N), "validation_loss": validation_loss(model, validation_N, config.seq_len)}
+               "validation_tokens": len(validation_N),
+               "validation_loss": validation_loss(model, validation_N, config.seq_len)}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")

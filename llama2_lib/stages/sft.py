@@ -27,7 +27,7 @@ from llama2_lib.text.chat import Dialog, Supervise, dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint, trainer
 from llama2_lib.world import dialogs
-from llama2_lib.world.facts import World, load
+from llama2_lib.world.facts import World, world_for
 
 CONVERSATION_SHARE = 0.1     # of the demonstrations; the others are one question and one answer
 
@@ -68,3 +68,32 @@ def loader(dialogues: Iterator[Dialog], tokenizer: Tokenizer, config: SFTConfig,
     examples = [render(d, tokenizer, supervise) for d in dialogues]
     rows = Examples(examples, config.seq_len, pack=pack, isolate=isolate)
     return Loader(rows, config.batch_size, seed, epochs=config.epochs, drop_last=False)
+
+
+def tune(model: Transformer, tokenizer: Tokenizer, dialogues: Iterator[Dialog], config: SFTConfig, recipe: Recipe,
+         title: str = "", **how: object) -> list[dict]:
+    """Fine-tune `model` in place on `dialogues` for `config.epochs` epochs; the records of the steps come back.
+
+    how: `supervise`, `pack` and `isolate`, as `loader` takes them.
+    """
+    batches = loader(dialogues, tokenizer, config, recipe.seed, **how)
+    return trainer.fit(model, batches, sft_loss, config.optim, config.epochs * len(batches), runtime=recipe.runtime,
+                       seed=recipe.seed, title=title)
+
+
+def run(recipe: Recipe, workdir: Path) -> Tuned:
+    """The chat model of `recipe`, tuned from workdir/pretrain unless workdir/sft already holds it."""
+    base = workdir / "pretrain"
+    key = checkpoint.fingerprint("sft", recipe.sft, recipe.world, recipe.seed, checkpoint.artifact_key(base))
+    folder = checkpoint.artifact(workdir / "sft", key, lambda tmp: _tune(recipe, base, tmp))
+    history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return Tuned(folder, checkpoint.load_model(folder), Tokenizer.load(folder / "tokenizer.model"), history)
+
+
+def _tune(recipe: Recipe, base: Path, folder: Path) -> None:
+    model, tokenizer = checkpoint.load_model(base), Tokenizer.load(base / "tokenizer.model")
+    dialogues = demonstrations(world_for(recipe.world), recipe.sft, recipe.seed)
+    history = tune(model, tokenizer, dialogues, recipe.sft, recipe, title="fine-tuning")
+    checkpoint.save_model(folder, model)
+    shutil.copy(base / "tokenizer.model", folder / "tokenizer.model")
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")

@@ -20,7 +20,7 @@ from math import gcd
 from pathlib import Path
 from random import Random
 
-from llama2_lib.config import require
+from llama2_lib.config import WorldConfig, require
 from llama2_lib.world.tables import TABLES, Row, TableError, parts, read_rows
 
 TRAIN, TEST = "train", "test"
@@ -253,3 +253,8 @@ def grown(world: World, n: int, seed: int = 0) -> World:
     more = [Fact(r.name, country, capital if r.name == "capital" else rng.choice(world.values(r.name)))
             for country, capital in places[:missing] for r in relations]
     return replace(world, facts=world.facts + tuple(more))
+
+
+def world_for(config: WorldConfig) -> World:
+    """The world a recipe asks for: the tables as they are, or grown to `config.facts` facts, alike for every seed."""
+    return grown(load(), config.facts) if config.facts else load()
