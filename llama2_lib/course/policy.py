@@ -43,7 +43,7 @@ def characters(cells: list[NotebookNode]) -> int:
 
 
 def measures(nb: NotebookNode) -> dict[str, float]:
-    """Cells, prose to code in characters, the median and the longest code cell in lines, compared and ignored outputs, checks."""
+    """Cells, prose to code in characters, lines of code cells (median, longest), outputs compared and ignored, checks."""
     lines = [len(c.source.splitlines()) for c in code(nb)] or [0]
     shown = [c for c in code(nb) if c.outputs]
     return {"cells": len(nb.cells), "ratio": round(characters(prose(nb)) / max(1, characters(code(nb))), 2),
