@@ -52,6 +52,8 @@ def test_the_interval_is_scipys(values):
     ("below", 2, [1.0, 1.1, 0.9, 1.0, 1.0], "reproduced"),
     ("above", 0, [5.0], "not reproduced"),                            # one seed says nothing about spread
     ("above", 1, [1.0, 1.0, 1.0], "not reproduced"),
+    ("mean at least", 0.9, [0.8, 1.0, 0.9, 0.95, 0.9], "reproduced"),
+    ("mean at least", 0.92, [0.8, 1.0, 0.9, 0.95, 0.9], "not reproduced"),
     ("exactly", 3, [3.0], "reproduced"),
     ("exactly", 3, [3.0, 3.0000001], "not reproduced")])
 def test_a_verdict_hangs_on_the_whole_interval(side, bound, values, verdict):
@@ -66,7 +68,7 @@ def test_a_claim_needs_all_its_criteria(verdicts, whole):
 
 
 def test_a_criterion_has_a_known_side():
-    with pytest.raises(ValueError, match="above, below or exactly, got 'over'"):
+    with pytest.raises(ValueError, match="exactly, mean at least, got 'over'"):
         Criterion("x", "over")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from llama2_lib.config import Recipe, override
 from llama2_lib.config import preset as recipe_of
 from llama2_lib.course.claims import Criterion, study
 from llama2_lib.training import accounting
@@ -36,3 +37,63 @@ def carbon_of_table_2(seed: int, preset: str) -> Mapping[str, float]:
     total = sum(accounting.carbon(hours, watts) for hours, watts, _ in accounting.TABLE_2.values())
     return {"rows_as_printed": right, "total_as_printed": accounting.as_printed(total) == accounting.TABLE_2_TOTAL[1],
             **{f"tonnes_{name}": t for name, t in tonnes.items()}, "tonnes_total": total}
+
+
+def seeded(seed: int, preset: str) -> Recipe:
+    """The recipe of one seed: another web, another start, another order of the data."""
+    return override(recipe_of(preset), seed=seed)
+
+
+@study("C03", place="Table 18, Figure 24",
+       sentence="Grouped queries keep the loss of full attention, are no worse than a single key-value head, and need a "
+                "smaller cache.",
+       criteria=(Criterion("gqa_minus_mha", "below", 0.02, "loss of GQA minus MHA, nats"),
+                 Criterion("gqa_minus_mqa", "below", 0.01, "loss of GQA minus MQA, nats"),
+                 Criterion("cache_mha_over_gqa", "above", 1.0, "cache of MHA over GQA")),
+       notebook="01_architecture", symbol="llama2_lib.analysis.architecture.gqa_study")
+def grouped_queries(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.architecture import gqa_study
+    from llama2_lib.stages.road import workdir
+    recipe = recipe_of(preset)
+    return gqa_study(recipe, seed, workdir(recipe))
+
+
+@study("C05", place="Figure 5",
+       sentence="On the same tokens a larger model reaches a lower loss, at each of four sizes, and the largest has not "
+                "stopped falling.",
+       criteria=(*(Criterion(f"gap_{i}", "above", 0.0, f"loss of size {i} minus size {i + 1}, nats") for i in (1, 2, 3)),
+                 Criterion("still_falling", "above", 0.0, "fall of the largest in its last fifth, nats")),
+       notebook="03_pretraining", symbol="llama2_lib.analysis.scaling.scaling_study")
+def larger_is_better(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.scaling import scaling_study
+    arms = scaling_study(seeded(seed, preset), progress=False)
+    losses = [arm.validation_loss for arm in arms]
+    steps = [row["loss"] for row in arms[-1].history]
+    tenth = len(steps) // 10
+    falling = (sum(steps[-2 * tenth:-tenth]) - sum(steps[-tenth:])) / tenth
+    return {**{f"loss_{arm.name}": arm.validation_loss for arm in arms}, "still_falling": falling,
+            **{f"gap_{i + 1}": losses[i] - losses[i + 1] for i in range(3)}}
+
+
+@study("C06", place="§2.1",
+       sentence="Showing the factual sources more often, at the same token budget, raises what the model knows.",
+       criteria=(Criterion("gain", "above", 0.0, "gain in fact accuracy"),),
+       notebook="03_pretraining", symbol="llama2_lib.analysis.scaling.upsampling_study")
+def up_sampling(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.scaling import upsampling_study
+    from llama2_lib.world.facts import load
+    (_, once), (_, twice) = upsampling_study(seeded(seed, preset), load(), progress=False)
+    return {"accuracy_once": once.mean, "accuracy_twice": twice.mean, "gain": twice.mean - once.mean}
+
+
+@study("B01", place="the course",
+       sentence="After pretraining the base model completes the world's facts.",
+       criteria=(Criterion("accuracy", "mean at least", 0.92, "facts completed"),),
+       notebook="03_pretraining", symbol="llama2_lib.analysis.accuracy.fact_accuracy")
+def facts_by_completion(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.accuracy import fact_accuracy, sum_accuracy
+    from llama2_lib.stages import road
+    from llama2_lib.world.facts import load
+    base = road.build("pretrain", seeded(seed, preset))
+    return {"accuracy": fact_accuracy(base.model, base.tokenizer, load()).mean,
+            "sums": sum_accuracy(base.model, base.tokenizer, seed=seed).mean}
