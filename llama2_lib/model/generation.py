@@ -10,7 +10,7 @@ Shape suffixes: N samples, B rows still running, T time, V vocabulary.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from llama2_lib.config import require
-from llama2_lib.model.logprobs import token_logprobs
+from llama2_lib.model.decoding import Packed
 from llama2_lib.model.transformer import KVCache, Transformer
 
+Step = Callable[[Tensor, Tensor, KVCache], Tensor]   # token_B, position_B, cache → logits_BV
 PAD_ID = 0   # fills tokens_NT behind a row's end and prompts on the left; masked everywhere
 
 
@@ -75,12 +76,12 @@ def generate(model: Transformer, prompts: Sequence[Sequence[int]], *, max_new_to
              dtype: torch.dtype = torch.float32, batch_rows: int = 256) -> Samples:
     """Continue each prompt (a list of ids) `samples_per_prompt` times by at most `max_new_tokens` tokens.
 
-    dtype bfloat16 computes in bf16 autocast with a bf16 cache, which pays for large batches. `batch_rows` bounds the rows
-    that run at once. A row also stops where the context ends. Raises ValueError for no or an empty prompt, a prompt that
+    dtype bfloat16 computes matrix products in bf16, which pays for batches of dozens of rows; the weights stay as they are.
+    On a CPU the weights are packed at each call (decoding.py). `batch_rows` bounds the rows that run at once. A row also stops where the context ends. Raises ValueError for no or an empty prompt, a prompt that
     leaves no room in the context, a negative temperature, a top_p outside (0, 1].
     """
     _check(model, prompts, max_new_tokens, temperature, top_p, samples_per_prompt)
-    K, device = samples_per_prompt, model.output.weight.device
+    K, device, context = samples_per_prompt, model.output.weight.device, model.config.max_seq_len
     total = len(prompts) * K
     samples = Samples(torch.full((total, max_new_tokens), PAD_ID, device=device),
                       torch.zeros(total, max_new_tokens, device=device),
@@ -89,11 +90,15 @@ def generate(model: Transformer, prompts: Sequence[Sequence[int]], *, max_new_to
     uniform_NT = uniform_draws(prompts, K, max_new_tokens, seed).to(device) if temperature > 0 else None
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))      # little padding within a batch
     step = max(1, batch_rows // K)
-    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    with torch.inference_mode():
+        advance, cache_dtype = _stepper(model, dtype)
         for first in range(0, len(prompts), step):
             chosen = by_length[first:first + step]
             rows = torch.tensor([i * K + k for i in chosen for k in range(K)], device=device)
-            _decode(model, [prompts[i] for i in chosen], rows, samples, uniform_NT, temperature, top_p, eos_id, dtype)
+            cache, logits_BV = _prefill(model, [prompts[i] for i in chosen], min(max_new_tokens, context), K,
+                                        dtype, cache_dtype)
+            lengths = torch.tensor([len(prompts[i]) for i in chosen for _ in range(K)], device=device)
+            _decode(advance, cache, logits_BV, rows, lengths, context, samples, uniform_NT, temperature, top_p, eos_id)
     return samples
 
 
@@ -113,46 +118,66 @@ def _check(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens:
                 f"generate: prompt {i} holds ids {min(prompt)}…{max(prompt)}; the vocabulary is 0…{vocabulary - 1}")
 
 
-def _prefill(model: Transformer, prompts: Sequence[Sequence[int]], capacity: int, dtype: torch.dtype,
-             device: torch.device) -> tuple[KVCache, Tensor]:
-    """Cache and last hidden state, (B, 1, D), of the prompts, padded on the left where their lengths differ."""
-    longest = max(map(len, prompts))
+def _autocast(model: Transformer, dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(model.output.weight.device.type, dtype, enabled=dtype != torch.float32)
+
+
+def _prefill(model: Transformer, prompts: Sequence[Sequence[int]], room: int, copies: int, dtype: torch.dtype,
+             cache_dtype: torch.dtype) -> tuple[KVCache, Tensor]:
+    """A cache with `room` for more tokens and the logits of the next one, (B, V), `copies` rows a prompt, read once.
+
+    Prompts are padded on the left where their lengths differ.
+    """
+    longest, device = max(map(len, prompts)), model.output.weight.device
     pads = torch.tensor([longest - len(p) for p in prompts], device=device)
     tokens_BT = torch.tensor([[PAD_ID] * (longest - len(p)) + list(p) for p in prompts], device=device)
     place_BT = torch.arange(longest, device=device) - pads[:, None]
-    padded = bool(pads.any())
-    cache = KVCache(model.config, len(prompts), longest + capacity, dtype, device)
-    h_BTD = model.hidden(tokens_BT, place_BT.clamp(min=0), place_BT.clamp(max=0).sign() if padded else None, cache)
-    return cache, h_BTD[:, -1:]
+    segments_BT = place_BT.clamp(max=0).sign() if bool(pads.any()) else None
+    cache = KVCache(model.config, len(prompts), longest + room, cache_dtype, device)
+    with _autocast(model, dtype):
+        logits_BV = model.output(model.hidden(tokens_BT, place_BT.clamp(min=0), segments_BT, cache)[:, -1]).float()
+    if copies == 1:
+        return cache, logits_BV
+    row = torch.arange(len(prompts), device=device).repeat_interleave(copies)
+    cache.select(row)
+    return cache, logits_BV[row]
 
 
-def _decode(model: Transformer, prompts: Sequence[Sequence[int]], row_B: Tensor, samples: Samples, uniform_NT: Tensor | None,
-            temperature: float, top_p: float, eos_id: int, dtype: torch.dtype) -> None:
-    """Fill the rows `row_B` of `samples`; the row of each running sequence shrinks with the batch."""
-    copies = len(row_B) // len(prompts)
-    length_B = torch.tensor([len(p) for p in prompts], device=row_B.device)
+def _decode(advance: Step, cache: KVCache, logits_BV: Tensor, row_B: Tensor, length_B: Tensor, context: int,
+            samples: Samples, uniform_NT: Tensor | None, temperature: float, top_p: float, eos_id: int) -> None:
+    """Fill the rows `row_B` of `samples`, each up to its end token, the context's, or the budget's.
+
+    The rows still running shrink with the batch.
+    """
     budget = samples.tokens_NT.shape[1]
-    cache, h_B1D = _prefill(model, prompts, budget, dtype, row_B.device)
-    if copies > 1:
-        each = torch.arange(len(prompts), device=row_B.device).repeat_interleave(copies)
-        cache.select(each)
-        h_B1D, length_B = h_B1D[each], length_B[each]
-    for step in range(budget):
-        logits_BV = model.output(h_B1D)[:, 0].float()
-        if temperature == 0:
-            token_B = logits_BV.argmax(-1)
+    for i in range(budget):
+        if temperature > 0:
+            probs_BV = (logits_BV / temperature).softmax(-1)
+            token_B = top_p_tokens(probs_BV, top_p, uniform_NT[row_B, i])
         else:
-            logits_BV = logits_BV / temperature
-            token_B = top_p_tokens(logits_BV.softmax(-1), top_p, uniform_NT[row_B, step])
-        samples.tokens_NT[row_B, step] = token_B
-        samples.logprobs_NT[row_B, step] = token_logprobs(logits_BV, token_B)
-        samples.mask_NT[row_B, step] = True
+            probs_BV = logits_BV.softmax(-1)
+            token_B = logits_BV.argmax(-1)
+        samples.tokens_NT[row_B, i] = token_B
+        samples.logprobs_NT[row_B, i] = probs_BV.gather(1, token_B[:, None])[:, 0].log()
+        samples.mask_NT[row_B, i] = True
         ended_B = token_B == eos_id
-        samples.finished_N[row_B] = ended_B
-        stopped_B = ended_B | (length_B + step + 1 >= model.config.max_seq_len)
-        if step + 1 == budget or bool(stopped_B.all()):
-            return
+        stopped_B = ended_B | (length_B + i + 1 >= context)
         if bool(stopped_B.any()):
+            samples.finished_N[row_B] = ended_B
             kept = cache.leave(stopped_B)
             row_B, token_B, length_B = row_B[kept], token_B[kept], length_B[kept]
-        h_B1D = model.hidden(token_B[:, None], (length_B + step)[:, None], None, cache)
+        if len(row_B) == 0 or i + 1 == budget:
+            return
+        logits_BV = advance(token_B, length_B + i, cache)
+
+
+def _stepper(model: Transformer, dtype: torch.dtype) -> tuple[Step, torch.dtype]:
+    """What computes the next logits, (B, V), from one token a row, and the dtype of the cache it wants."""
+    weight = model.output.weight
+    if weight.device.type == "cpu" and type(weight) is torch.nn.Parameter:
+        return Packed(model, dtype).step, torch.float32
+
+    def step(token_B: Tensor, position_B: Tensor, cache: KVCache) -> Tensor:
+        with _autocast(model, dtype):
+            return model(token_B[:, None], position_B[:, None], None, cache)[:, 0].float()
+    return step, dtype
