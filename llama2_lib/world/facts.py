@@ -200,14 +200,15 @@ def sum_pairs(split: str) -> tuple[tuple[int, int], ...]:
     return tuple((a, b) for a in range(OPERANDS) for b in range(OPERANDS) if is_held_out(a, b) == (split == TEST))
 
 
-def worked_sum(a: int, b: int) -> str:
-    """The sum as a pupil works it out: ones, tens with what is carried, then the answer.
+def worked_sum(a: int, b: int, total: int | None = None) -> str:
+    """The sum as a pupil works it out: ones, tens with what is carried, then the answer (or a wrong `total`).
 
     A model of the toy's size learns it from thousands of sums; the bare "37 + 25 = 62." would take it many times more.
     """
     ones = a % 10 + b % 10
     tens = a // 10 + b // 10 + ones // 10
-    return f"{a % 10} + {b % 10} = {ones}, {a // 10} + {b // 10} + {ones // 10} = {tens}, so {a} + {b} = {a + b}."
+    total = a + b if total is None else total
+    return f"{a % 10} + {b % 10} = {ones}, {a // 10} + {b // 10} + {ones // 10} = {tens}, so {a} + {b} = {total}."
 
 
 # ----------------------------------------------------------------------------------------------------------------- growing
