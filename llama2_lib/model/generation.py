@@ -77,8 +77,9 @@ def generate(model: Transformer, prompts: Sequence[Sequence[int]], *, max_new_to
     """Continue each prompt (a list of ids) `samples_per_prompt` times by at most `max_new_tokens` tokens.
 
     dtype bfloat16 computes matrix products in bf16, which pays for batches of dozens of rows; the weights stay as they are.
-    On a CPU the weights are packed at each call (decoding.py). `batch_rows` bounds the rows that run at once. A row also stops where the context ends. Raises ValueError for no or an empty prompt, a prompt that
-    leaves no room in the context, a negative temperature, a top_p outside (0, 1].
+    On a CPU the weights are packed at each call (decoding.py). `batch_rows` bounds the rows that run at once. A row also
+    stops where the context ends. Raises ValueError for no or an empty prompt, a prompt that leaves no room in the context, a
+    negative temperature, a top_p outside (0, 1].
     """
     _check(model, prompts, max_new_tokens, temperature, top_p, samples_per_prompt)
     K, device, context = samples_per_prompt, model.output.weight.device, model.config.max_seq_len
