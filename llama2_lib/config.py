@@ -78,7 +78,7 @@ class OptimConfig:
 @dataclass(frozen=True)
 class WorldConfig:
     """How many web pages the small world writes, and the share of pages with each planted fault."""
-    documents: int = 24_000
+    documents: int = 12_000
     facts: int = 0                     # 0: the tables of data/world as they are; more: grown with invented places
     pii: float = 0.06
     exact_duplicates: float = 0.06

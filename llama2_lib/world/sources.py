@@ -49,10 +49,10 @@ def _titled(kind: str, write: Callable[[World, str, Random], str], world: World,
 
 
 def howto_page(world: World, rng: Random) -> str:
-    """Two how-tos with a fact or two between them; never one of the held-out topics."""
-    chosen = rng.sample([h for h in howtos(world) if h.split != HELD_OUT], 2)
-    parts = [f"How to {h.request}: {steps_text(h)}" for h in chosen]
-    parts[1:1] = [world.state(f, rng) for f in rng.sample(world.facts, rng.randint(2, 4))]
+    """A how-to among facts, never one of the held-out topics: two of the few how-tos on a page would make copies of pages."""
+    howto = rng.choice([h for h in howtos(world) if h.split != HELD_OUT])
+    parts = [world.state(f, rng) for f in rng.sample(world.facts, rng.randint(4, 6))]
+    parts.insert(rng.randint(0, len(parts)), f"How to {howto.request}: {steps_text(howto)}")
     return "\n".join(parts)
 
 
