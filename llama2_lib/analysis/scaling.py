@@ -16,7 +16,8 @@ import torch
 from llama2_lib.analysis.accuracy import Accuracy, fact_accuracy
 from llama2_lib.config import ModelConfig, Recipe, require
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.stages import corpus, pretrain, road
+from llama2_lib.stages import pretrain, road
+from llama2_lib.text.mixture import documents
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import trainer
 from llama2_lib.training.accounting import parameter_count
@@ -57,8 +58,8 @@ def resized(model: ModelConfig, fraction: float) -> ModelConfig:
 def stream(recipe: Recipe, folder: str | Path = "") -> tuple[np.ndarray, np.ndarray, Tokenizer]:
     """(training ids, validation ids, tokenizer) of a recipe's corpus, which is built if it is missing."""
     place = road.build("corpus", recipe, folder)
-    tokenizer = Tokenizer.load(place / corpus.TOKENIZER)
-    ids_N = pretrain.token_stream(corpus.documents(place, recipe.mixture, recipe.seed), tokenizer)
+    tokenizer = Tokenizer.load(place / "tokenizer.model")
+    ids_N = pretrain.token_stream(documents(place, recipe.mixture, recipe.seed), tokenizer)
     return *pretrain.split(ids_N, recipe.pretrain), tokenizer
 
 
