@@ -72,7 +72,7 @@ def _patterns(world: World) -> tuple[tuple[str, re.Pattern], ...]:
     found = []
     for kind, texts in wordings(world).items():
         for text in texts:
-            pieces = re.split(r"(\{[^}]*\})", text.rstrip(".?"))
+            pieces = re.split(r"(\{[^}]*\})", text.rstrip(" .?"))
             found.append((kind, re.compile("".join(map(_piece, pieces)), re.IGNORECASE)))
     return tuple(found)
 

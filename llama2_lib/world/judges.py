@@ -60,7 +60,7 @@ def shape(text: str, most: int, capital: bool = True) -> float:
 
 
 def equations(sentence: str) -> list[tuple[tuple[int, ...], int]]:
-    """The sums of a sentence that holds nothing else, as (operands, total): "7 + 5 = 12, 3 + 2 + 1 = 6, so 37 + 25 = 62." """
+    """The sums of a sentence that holds nothing else, as (operands, total): "1 + 2 = 3, so 11 + 2 = 13." """
     matches = [EQUATION.fullmatch(clause.removeprefix("so ")) for clause in sentence.strip(EDGES).split(", ")]
     if None in matches:
         return []

@@ -231,6 +231,8 @@ def _repeated(world: World, prompt: Prompt, good: str, rng: Random) -> str:
 
 def _wrong_format(world: World, prompt: Prompt, good: str, rng: Random) -> str:
     """The right words in the wrong shape: a poem in one line, a story in lines, an answer without capitals and marks."""
+    if prompt.kind == "sum":
+        return str(sum(prompt.operands))
     if prompt.kind == "poem":
         return good.replace("\n", " ")
     if prompt.kind == "story":
