@@ -43,7 +43,7 @@ __all__ = [
 CHAT: Mapping[str, float] = {
     "fact": 0.4, "sum": 0.2, "copy": 0.1, "reverse": 0.05, "last": 0.05, "list": 0.05, "dated": 0.05, "howto": 0.04,
     "story": 0.03, "poem": 0.03}
-SOURCES = {"sum": r"\d+\s*\+\s*\d+", "year": r"\d{1,4}", "count": "|".join(NUMBERS)}
+SOURCES = {"sum": r"[0-9]{1,9}\s*\+\s*[0-9]{1,9}", "year": r"[0-9]{1,4}", "count": "|".join(NUMBERS)}
 
 
 def conversation(world: World, rng: Random, turns: int, system: Rule | None = None, split: str = TRAIN,
@@ -95,7 +95,7 @@ def recognise(world: World, text: str) -> Prompt | None:
 
 
 def _sum(world: World, kind: str, text: str, found: dict[str, str]) -> Prompt | None:
-    a, b = (int(n[-9:]) for n in re.findall("[0-9]+", found["sum"])[:2]) if found["sum"].isascii() else (OPERANDS, OPERANDS)
+    a, b = map(int, found["sum"].split("+"))
     return Prompt(kind, text, operands=(a, b)) if max(a, b) < OPERANDS else None
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random
 
 from llama2_lib.config import WorldConfig, require
-from llama2_lib.world.tables import TABLES, Row, TableError, parts, read_rows
+from llama2_lib.world.tables import TABLES, Row, TableError, digest, parts, read_rows
 
 TRAIN, TEST = "train", "test"
 TEST_SHARE = 0.5                   # of the facts: never asked in fine-tuning
@@ -88,8 +88,8 @@ class World:
         return self._value_lists[relation]
 
     def of(self, relation: str) -> tuple[Fact, ...]:
-        """The facts of one relation."""
-        return self._by_relation[relation]
+        """The facts of one relation; none if the world has no such relation."""
+        return self._by_relation.get(relation, ())
 
     def subjects(self, table: str) -> tuple[str, ...]:
         """The subjects of one table: `subjects("animals")`."""
@@ -130,9 +130,16 @@ def fill(template: str, subject: str, value: str = "") -> str:
 
 # ----------------------------------------------------------------------------------------------------------------- loading
 
-@functools.cache
 def load(folder: Path = TABLES) -> World:
-    """The world of the tables in `folder`. TableError (a ValueError) names file, line and value of a fault."""
+    """The world of the tables in `folder`, read once until a table changes.
+
+    Raises TableError (a ValueError) that names file, line and value of a fault.
+    """
+    return _load(folder, digest(folder))
+
+
+@functools.lru_cache(maxsize=4)
+def _load(folder: Path, _digest: str) -> World:
     relations = {r.name: r for r in _read_relations(folder)}
     tables = {name: read_rows(folder / f"{name}.csv") for name in dict.fromkeys(r.table for r in relations.values())}
     for name, rows in tables.items():
@@ -169,8 +176,11 @@ def _check_table(path: Path, rows: list[tuple[int, Row]], relations: list[Relati
     for column in columns:
         if column not in {r.column for r in relations}:
             raise TableError(f"{path}, line 1: column {column!r} has no row in relations.csv, so nobody can state or ask it")
+    years = {r.column for r in relations if r.name == "year"}
     for line, row in rows:
         for column, cell in row.items():
+            if column in years and not (cell.isascii() and cell.isdecimal()):
+                raise TableError(f"{path}, line {line}: {column} {cell!r} is not a whole number")
             if mark := FORBIDDEN.search(cell):
                 raise TableError(f"{path}, line {line}: {column} {cell!r} holds {mark.group()!r}, which cuts a sentence")
 

@@ -190,9 +190,11 @@ def _list(world: World, rng: Random, split: str) -> Prompt:
 
 def _dated(world: World, rng: Random, split: str) -> Prompt:
     """An event and the year it is, half the time before it: near it often, far from it sometimes."""
-    fact = rng.choice(facts_of(world, split, "year"))
+    events = facts_of(world, split, "year")
+    require(bool(events), f"{world.folder} has no facts of a relation 'year' in split {split!r} to date")
+    fact = rng.choice(events)
     gap = rng.choice((5, 10, 20, 50, 100, 200)) + rng.randrange(5)
-    year = int(fact.value) + rng.choice((-gap, gap))
+    year = max(1, int(fact.value) + rng.choice((-gap, gap)))
     return Prompt("dated", _text(world, "dated", rng, year=str(year), event=fact.subject), fact=fact, number=year)
 
 

@@ -92,6 +92,8 @@ def parts(cell: str) -> tuple[str, ...]:
 
 def digest(folder: Path = TABLES) -> str:
     """A hash of every file in the folder of tables: what is made from the tables is stale once this changes."""
+    if not folder.is_dir():
+        raise TableError(f"{folder}: there is no such folder of tables")
     total = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".csv", ".txt")):
         total.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
