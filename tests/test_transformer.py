@@ -164,8 +164,8 @@ def test_softmax_computes_in_fp32_whatever_goes_in():
 
 
 def test_visible_by_hand():
-    seen = visible(0, 4, torch.tensor([[-1, 0, 0, 1]]), torch.device("cpu"))
-    assert seen[0].int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
+    seen = visible(0, 5, torch.tensor([[-1, -1, 0, 0, 1]]), torch.device("cpu"))
+    assert seen[0].int().tolist() == [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
 
 
 # -------------------------------------------------------------------------------------------------- packing, cache, building
