@@ -50,12 +50,15 @@ class Relation:
     questions: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class World:
     """Everything that is true. Immutable; two worlds are equal only if they are the same object."""
     relations: dict[str, Relation]
     facts: tuple[Fact, ...]
     folder: Path = TABLES
+
+    def __repr__(self) -> str:
+        return f"World({len(self.facts)} facts of {len(self.relations)} relations, {self.folder})"
 
     @functools.cached_property
     def _values(self) -> dict[tuple[str, str], str]:

@@ -185,7 +185,7 @@ def _list(world: World, prompt: Prompt, reply: str) -> Finding:
     truth = len(right) / max(prompt.number, len(named))
     form = max(0.0, shape(reply, 1) - 0.3 * (len(named) != prompt.number))
     relevance = (0.5 + 0.5 * bool(right)) * len(lists) / len(sentences)
-    return Finding(truth, relevance, form, truth == 1.0 and len(sentences) == 1)
+    return Finding(truth, relevance, form, truth == 1.0 and len(named) == prompt.number)
 
 
 # --------------------------------------------------------------------------------------------------------------- creative

@@ -123,9 +123,9 @@ def damaged(world: World, prompt: Prompt, rng: Random, kind: str | None = None) 
 
     Raises ValueError if a reply to this prompt cannot have that fault; `damages` lists those it can have.
     """
-    kind = kind or rng.choice(damages(world, prompt))
-    require(kind in damages(world, prompt), f"a reply to {prompt.text!r} cannot be {kind!r}; it can be "
-                                            f"{', '.join(damages(world, prompt))}")
+    possible = damages(world, prompt)
+    kind = kind or rng.choice(possible)
+    require(kind in possible, f"a reply to {prompt.text!r} cannot be {kind!r}; it can be {', '.join(possible)}")
     good = _plain(world, prompt, rng)
     if kind == "breaks rule":
         return good

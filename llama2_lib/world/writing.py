@@ -20,7 +20,7 @@ STORY_PARTS = ("opening", "find", "trouble", "turn", "end")
 STORY_PLANS = (("opening", "find", "turn", "end"), ("opening", "find", "trouble", "end"),
                ("opening", "find", "trouble", "turn", "end"), ("opening", "find", "turn", "turn", "end"),
                ("opening", "find", "trouble", "turn", "turn", "end"))
-PLAN_WEIGHTS = (3, 3, 5, 2, 1)
+PLAN_WEIGHTS = (6, 6, 3, 1, 1)
 SENTENCES = range(4, 7)
 POEM_LINES = 4
 SLOT = re.compile(r"\{(a )?(\w+)\}")
@@ -88,8 +88,8 @@ def _frames(path, column: str, kinds: tuple[str, ...], slots: set[str]) -> dict[
             raise TableError(f"{path}, line {line}: {column} {row[column]!r} is none of {', '.join(kinds)}")
         frames[row[column]] += (row["frame"],)
     for kind, found in frames.items():
-        if not found:
-            raise TableError(f"{path}: no frame has {column} {kind!r}")
+        if len(found) < 2:
+            raise TableError(f"{path}: at least two frames must have {column} {kind!r}, there are {len(found)}")
     return frames
 
 
@@ -109,10 +109,10 @@ def story(world: World, topic: str, rng: Random) -> str:
     fixed = {kind: rng.choice(g.words[kind]) for kind in ("animal", "thing", "place", "name", "friend")}
     fixed[g.kind_of(topic)] = topic
     (plan,) = rng.choices(STORY_PLANS, PLAN_WEIGHTS)
-    while True:
-        sentences = [_write(rng.choice(_on_topic(g, part, topic)), fixed, g.words, rng) for part in plan]
-        if len(set(sentences)) == len(sentences):
-            return " ".join(sentences)
+    frames: list[str] = []
+    for part in plan:
+        frames.append(rng.choice([f for f in _on_topic(g, part, topic) if f not in frames]))
+    return " ".join(_write(frame, fixed, g.words, rng) for frame in frames)
 
 
 def _on_topic(g: Grammar, part: str, topic: str) -> tuple[str, ...]:
