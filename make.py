@@ -201,7 +201,7 @@ def student(python, options):
 
 
 def browser(python, options):
-    return max([0] + [call(python, "scripts/browser_check.py", path) for path in chosen(options)])
+    return call(python, "scripts/browser_check.py", *chosen(options))
 
 
 def clean(python, options):

@@ -15,6 +15,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
+from nbconvert.preprocessors import ClearOutputPreprocessor
+
 from llama2_lib.course import ROOT
 from llama2_lib.course.notebook_files import find
 
@@ -33,11 +36,11 @@ def install_playwright() -> None:
 
 def start_lab(port: int, token: str, notebooks: Path) -> subprocess.Popen:
     """JupyterLab on 127.0.0.1 with the course's settings; returns when it answers. Exits if it does not within a minute."""
-    settings = FOLDER / "settings"
-    settings.mkdir(exist_ok=True)
+    settings = Path(sys.prefix) / "share" / "jupyter" / "lab" / "settings"      # where `make lab` puts them too
+    settings.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "lab_settings" / "overrides.json", settings)
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root",
-               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--LabApp.app_settings_dir={settings}"]
+               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
     with open(FOLDER / "lab.log", "wb") as log:
         server = subprocess.Popen(command, cwd=notebooks, stdout=log, stderr=subprocess.STDOUT)
     for _ in range(120):
@@ -48,6 +51,12 @@ def start_lab(port: int, token: str, notebooks: Path) -> subprocess.Popen:
             time.sleep(0.5)
     server.terminate()
     sys.exit(f"JupyterLab did not start; see {FOLDER / 'lab.log'}")
+
+
+def cleared(path: Path) -> nbformat.NotebookNode:
+    """The notebook without outputs and counts: a number in a prompt then means that its cell has run."""
+    nb, _ = ClearOutputPreprocessor(enabled=True).preprocess(nbformat.read(path, as_version=4), {})
+    return nb
 
 
 def main(paths: list[Path]) -> int:
@@ -61,10 +70,10 @@ def main(paths: list[Path]) -> int:
     server = start_lab(port, token, copies)
     try:
         for path in paths or find():
-            shutil.copy(path, copies)
+            (copies / path.name).write_text(nbformat.writes(cleared(path)), encoding="utf-8")
             print(path.stem, flush=True)
             command = ["node", str(ROOT / "tests" / "browser" / "run_notebook.js"), f"http://127.0.0.1:{port}", token,
-                       path.name, str(FOLDER / f"{path.stem}.png"), "600"]
+                       path.name, str(FOLDER / f"{path.stem}.png"), os.environ.get("BROWSER_SECONDS", "600")]
             done = subprocess.run(command, env={**os.environ, "NODE_PATH": str(FOLDER / "node_modules")}, check=False)
             failed += [path.stem] * bool(done.returncode)
     finally:

@@ -32,16 +32,20 @@ const prompts = page => page.evaluate(() => [...document.querySelectorAll('.jp-N
   cell => cell.querySelector('.jp-InputPrompt')?.textContent ?? ''));
 
 async function runAll(page) {
-  await page.locator('li.lm-MenuBar-item', { hasText: /^Run$/ }).click();
-  await page.locator('.lm-Menu-item[data-command="runmenu:restart-and-run-all"]').click();
-  await page.locator('.jp-Dialog button.jp-mod-warn').click();
+  for (let attempt = 0; attempt < 4; attempt++) {
+    await page.locator('li.lm-MenuBar-item', { hasText: /^Run$/ }).click();
+    await page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click();
+    await page.waitForTimeout(2500);
+    if ((await prompts(page)).some(text => /[\d*]/.test(text))) break;
+  }
   await page.waitForFunction(() => {
     const shown = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')].map(
       cell => cell.querySelector('.jp-InputPrompt')?.textContent || '');
-    const errors = document.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"], .jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"] .ansi-red-fg').length;
+    const errors = document.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]').length;
     return shown.length && !shown.some(text => text.includes('*')) &&
-      (errors || shown.every((text, i) => text.includes(`[${i + 1}]`)));
+      (errors || shown.every((text, i) => text === '' || text.includes(`[${i + 1}]`)));   // a folded solution shows no prompt
   }, null, { timeout: limit, polling: 500 });
+  await kernelReady(page);
 }
 
 // Each slider must repaint the picture of its own widget.
@@ -79,7 +83,12 @@ async function moveSliders(page) {
     await page.waitForSelector('.jp-Notebook', { timeout: 90000 });
     await kernelReady(page);
     say('kernel idle and connected');
-    await runAll(page);
+    try {
+      await runAll(page);
+    } catch (error) {
+      await page.screenshot({ path: shot });
+      throw new Error(`run all did not end: prompts ${JSON.stringify(await prompts(page))}; ${error.message}`);
+    }
     const errors = await page.locator('[data-mime-type="application/vnd.jupyter.error"]').count();
     say(`run all: ${(await prompts(page)).length} code cells, ${errors} errors`);
     const moved = await moveSliders(page);
