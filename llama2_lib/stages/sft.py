@@ -30,6 +30,7 @@ from llama2_lib.world import dialogs
 from llama2_lib.world.facts import World, world_for
 
 CONVERSATION_SHARE = 0.1     # of the demonstrations; the others are one question and one answer
+RULE_SHARE = 0.3             # of the conversations: held under a system rule
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,18 @@ def sft_loss(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]
 
 
 def demonstrations(world: World, config: SFTConfig, seed: int) -> Iterator[Dialog]:
-    """`config.demonstrations` dialogues written by annotators of whom a share `config.noise` write badly."""
+    """`config.demonstrations` dialogues; a share `config.noise` of the answers has a fault of one kind or another."""
     rng = random.Random(f"sft {seed}")
-    singles = dialogs.prompts(world, config.demonstrations, seed, split="train")
-    for prompt in singles:
+    for prompt in dialogs.prompts(world, config.demonstrations, seed, split="train"):
         if rng.random() < CONVERSATION_SHARE:
-            system, turns = dialogs.conversation(world, rng, rng.randint(2, 4))
-            yield dialog(*(text for turn in turns for text in turn), system=system)
+            rule = dialogs.draw_rule(world, rng) if rng.random() < RULE_SHARE else None
+            turns = dialogs.conversation(world, rng, rng.randint(2, 4), rule)
+            yield dialog(*(text for turn in turns for text in turn), system=rule.text if rule else None)
+        elif rng.random() < config.noise:
+            fault = rng.choice(dialogs.damages(world, prompt))
+            yield dialog(prompt.text, dialogs.damaged(world, prompt, rng, fault), system=prompt.system)
         else:
-            bad = rng.random() < config.noise
-            answer = dialogs.damaged(world, prompt, rng) if bad else dialogs.demonstration(world, prompt, rng)
-            yield dialog(prompt.text, answer, system=prompt.system)
+            yield dialog(prompt.text, dialogs.demonstration(world, prompt, rng), system=prompt.system)
 
 
 def loader(dialogues: Iterator[Dialog], tokenizer: Tokenizer, config: SFTConfig, seed: int, *,

@@ -49,7 +49,7 @@ def _titled(kind: str, write: Callable[[World, str, Random], str], world: World,
 
 
 def howto_page(world: World, rng: Random) -> str:
-    """A how-to among facts, never one of the held-out topics: two of the few how-tos on a page would make copies of pages."""
+    """A how-to among facts, never a held-out one. Two on a page would make copies of pages: there are few how-tos."""
     howto = rng.choice([h for h in howtos(world) if h.split != HELD_OUT])
     parts = [world.state(f, rng) for f in rng.sample(world.facts, rng.randint(4, 6))]
     parts.insert(rng.randint(0, len(parts)), f"How to {howto.request}: {steps_text(howto)}")
