@@ -12,12 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from llama2_lib.config import require
 from llama2_lib.model.generation import generate
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.facts import Fact, World, fill, sum_pairs, with_article
 
 ANSWER_TOKENS = 4                       # room beyond the longest answer
+SUM_TOKENS = 48                         # room for a sum with its working
 VALUE = re.compile(r"\{(a )?value\}")    # where a statement holds its answer
 
 
@@ -74,8 +76,7 @@ def fact_accuracy(model: Transformer, tokenizer: Tokenizer, world: World, facts:
     ValueError if there is nothing to ask.
     """
     asked = [(fact.relation, *pair) for fact in (world.facts if facts is None else facts) for pair in openings(world, fact)]
-    if not asked:
-        raise ValueError("there is no fact whose statement ends with its answer")
+    require(bool(asked), "there is no fact whose statement ends with its answer")
     room = max(len(tokenizer.encode(answer)) for _, _, answer in asked) + ANSWER_TOKENS
     texts = complete(model, tokenizer, [head for _, head, _ in asked], room)
     right = Counter(kind for (kind, _, answer), text in zip(asked, texts, strict=True) if is_right(text, answer))
@@ -83,15 +84,22 @@ def fact_accuracy(model: Transformer, tokenizer: Tokenizer, world: World, facts:
 
 
 def sum_accuracy(model: Transformer, tokenizer: Tokenizer, count: int = 200, split: str = "test", seed: int = 0) -> Accuracy:
-    """Accuracy over `count` sums of a split; the operand pairs of "test" stand in no page.
+    """Accuracy over `count` sums of a split, asked as exercise pages ask; the operand pairs of "test" stand in no page.
 
-    The kinds are "no carry" and "carry". ValueError unless 1 <= count <= the number of pairs.
+    The answer may show its working; its first line must state the sum. The kinds are "no carry" and "carry".
+    ValueError unless 1 <= count <= the number of pairs.
     """
     pairs = sum_pairs(split)
-    if not 1 <= count <= len(pairs):
-        raise ValueError(f"count must lie in 1…{len(pairs)}, got {count}")
+    require(1 <= count <= len(pairs), f"count must lie in 1…{len(pairs)}, got {count}")
     chosen = Random(f"sums {seed}").sample(pairs, count)
-    continuations = complete(model, tokenizer, [f"{a} + {b} =" for a, b in chosen], 8)
+    texts = complete(model, tokenizer, [f"Question: What is {a} + {b}?\nAnswer:" for a, b in chosen], SUM_TOKENS)
     kinds = ["carry" if a % 10 + b % 10 > 9 else "no carry" for a, b in chosen]
-    right = Counter(k for k, (a, b), text in zip(kinds, chosen, continuations, strict=True) if is_right(text, str(a + b)))
+    right = Counter(k for k, pair, text in zip(kinds, chosen, texts, strict=True) if states_sum(text.lstrip(" "), *pair))
     return Accuracy(right, Counter(kinds))
+
+
+def states_sum(text: str, a: int, b: int) -> bool:
+    """Whether the first line of a text says that a + b is what it is: as an equation, or as a bare number."""
+    line = text.partition("\n")[0].strip()
+    stated = re.findall(rf"(?<![\d+] )(?<!\d){a} \+ {b} = (\d+)", line) or re.findall(r"\A(\d+)\.?\Z", line)
+    return bool(stated) and int(stated[-1]) == a + b
