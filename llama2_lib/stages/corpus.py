@@ -22,10 +22,13 @@ from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training.checkpoint import artifact, fingerprint
 from llama2_lib.world import faults, reading, web
 from llama2_lib.world.facts import world_for
+from llama2_lib.world.tables import digest
 
 STATISTICS, TOKENIZER = "statistics.json", "tokenizer.model"
 TOKENIZER_DOCUMENTS = 200_000          # the tokenizer is learned from this many documents at most
-SOURCES = ("world", "text")            # the packages whose code decides what the corpus holds
+WRITING = "world/*.py"                 # the code that decides what the corpus holds: all of the world but its judges,
+JUDGING = ("oracle.py", "judges.py")
+CLEANING = ("cleaning", "dedup", "language", "pii", "quality", "tokenizer")     # and of text, what cleans
 
 
 def run(recipe: Recipe, workdir: str | os.PathLike) -> Path:
@@ -78,8 +81,8 @@ def statistics(folder: str | os.PathLike) -> dict:
 def _code() -> str:
     """A hash of the code and the tables that decide what the corpus holds: an edited table makes another corpus."""
     package = Path(__file__).resolve().parents[1]
-    files = [f for name in SOURCES for f in (package / name).glob("*.py")] + list((package.parent / "data/world").glob("*"))
-    digest = hashlib.sha256()
-    for file in sorted(f for f in files if f.is_file()):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
+    files = [f for f in package.glob(WRITING) if f.name not in JUDGING] + [package / f"text/{n}.py" for n in CLEANING]
+    total = hashlib.sha256(digest().encode())
+    for file in sorted(files):
+        total.update(file.name.encode() + b"\0" + file.read_bytes())
+    return total.hexdigest()

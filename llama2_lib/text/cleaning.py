@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from random import Random
 from typing import Protocol
 
-from llama2_lib.text.dedup import ExactDuplicates, NearDuplicates, Shingles
+from llama2_lib.text.dedup import ExactDuplicates, NearDuplicates, shingles
 from llama2_lib.text.language import LanguageModel
+from llama2_lib.text.mixture import mixture_order
 from llama2_lib.text.pii import Span, find_pii, remove_pii
 from llama2_lib.text.quality import ToxicWords, is_gibberish, remove_boilerplate
 from llama2_lib.text.reading import read_jsonl
@@ -73,12 +73,12 @@ class Benchmark:
     """Recognises benchmark items in a page by runs of `words` words they share (GPT-3's rule; A.6 does it on tokens)."""
 
     def __init__(self, items: Iterable[str], words: int = 10) -> None:
-        self._shingles = Shingles(words)
-        self._items = {int(h) for item in items for h in self._shingles(item)}
+        self._words = words
+        self._items = {h for item in items for h in shingles(item, words).tolist()}
 
     def in_page(self, text: str) -> bool:
         """Whether any run of words of `text` occurs in an item."""
-        return bool(self._items) and not self._items.isdisjoint(self._shingles(text).tolist())
+        return bool(self._items) and not self._items.isdisjoint(shingles(text, self._words).tolist())
 
 
 FILTERS = ("language", "pii", "boilerplate", "gibberish", "exact_duplicates", "near_duplicates", "toxic", "contamination")
@@ -214,25 +214,3 @@ def score_spans(score: Score, text: str, spans: Sequence[Span], planted: Sequenc
         places.append((start, start + len(piece)))
         score.count(found=any(s.start <= start and start + len(piece) <= s.end for s in spans), true=True)
     score.false_alarms += sum(not any(s.start < end and start < s.end for start, end in places) for s in spans)
-
-
-def mixture_order(sources: Sequence[str], weights: dict[str, float], seed: int) -> list[int]:
-    """Indices of documents in training order: a source of weight 2 appears twice, of .5 a random half of it once.
-
-    The whole epochs of a source repeat all of it; the fraction is drawn without replacement. Deterministic in `seed`.
-    Raises ValueError for a source without a weight, a negative weight, and a mixture without a document.
-    """
-    members: dict[str, list[int]] = {}
-    for i, source in enumerate(sources):
-        members.setdefault(source, []).append(i)
-    order: list[int] = []
-    for source, indices in sorted(members.items()):
-        if source not in weights or not 0 <= weights[source] < float("inf"):
-            raise ValueError(f"mixture weight of {source!r} should be 0 or more, got {weights.get(source)}")
-        rng = Random(f"mixture {seed} {source}")
-        whole, part = divmod(weights[source], 1)
-        order += indices * int(whole) + rng.sample(indices, round(part * len(indices)))
-    if not order:
-        raise ValueError(f"the mixture holds no document: {len(sources)} documents, weights {weights}")
-    Random(f"order {seed}").shuffle(order)
-    return order

@@ -8,6 +8,8 @@ is "unknown", as code was in the paper's table.
 """
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 UNKNOWN = "unknown"
@@ -58,8 +60,12 @@ _CLASS[ord("a"):ord("z") + 1] = np.arange(1, 27)
 _CLASS[128:] = 27 + np.arange(128) % (CLASSES - 27)
 
 
+@functools.lru_cache(maxsize=2)
 def trigrams(text: str) -> np.ndarray:
-    """Codes (int64) of the letter trigrams of `text`; whatever is not a letter is a space, and spaces are single."""
+    """Codes (int64) of the letter trigrams of `text`; whatever is not a letter is a space, and spaces are single.
+
+    The last texts' codes are remembered, since two filters ask for the same page's: do not write into them.
+    """
     raw = np.frombuffer(f" {text.lower()} ".encode("utf-8", "replace"), dtype=np.uint8)
     c = _CLASS[raw]
     c = c[np.concatenate(([True], (c[1:] != 0) | (c[:-1] != 0)))]

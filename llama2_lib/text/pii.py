@@ -32,6 +32,11 @@ _LIVES = r"(?:,|:|;|\n| -|,? who| \()? ?(?:(?:lives|living|resides|resident|now)
 _LISTED = r"(?:(?:Mrs?|Ms|Miss|Dr|Prof)\.? )?[A-ZÉÖÜÄ][\w'’-]+, [A-ZÉÖÜÄ][\w'’-]+:"      # surname first, as in a register
 ADDRESS = re.compile(rf"(?:{_NAME}{_LIVES}|{_LISTED} )(?:number |flat \d+, |No\. )?{_STREET}{_TOWN}\)?")
 
+# Most pages hold nothing: these say so in a tenth of the time.
+HINT_OF_MAIL = re.compile(r"@|[(\[{<] ?at ?[)\]}>]| dot ", re.IGNORECASE)
+HINT_OF_ADDRESS = re.compile(rf"\b{_KIND}(?!\w)")
+HINT_OF_PHONE = re.compile(r"\d[\d ./()-]{4,}\d")
+
 
 @dataclass(frozen=True)
 class Span:
@@ -43,9 +48,10 @@ class Span:
 
 def find_pii(text: str) -> list[Span]:
     """The spans of personal data in `text`, in order and without overlap; an address wins over a number inside it."""
-    spans = [Span(*m.span(), "mail") for m in MAIL.finditer(text)] if "@" in text or "at" in text else []
-    if any(c.isdigit() for c in text):
+    spans = [Span(*m.span(), "mail") for m in MAIL.finditer(text)] if HINT_OF_MAIL.search(text) else []
+    if HINT_OF_ADDRESS.search(text):
         spans += [Span(*m.span(), "address") for m in ADDRESS.finditer(text)]
+    if HINT_OF_PHONE.search(text):
         spans += [Span(*m.span(), "phone") for m in PHONE.finditer(text) if _is_phone(m)]
     kept: list[Span] = []
     for span in sorted(spans, key=lambda s: (s.start, -s.end)):

@@ -11,31 +11,35 @@ from collections.abc import Iterable
 from llama2_lib.text.language import LanguageModel
 
 FLUENCY_FLOOR = -11.0        # nats a trigram; prose lies near −9 to −10.3, letters drawn at random near −12
-WORDLIKE = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*[.,;:!?)\"»”…]*|[\d.,:+=×*/%()-]+[.,;:!?]?")
+WORDLIKE = re.compile(r"(?<!\S)(?:[^\W\d_]+(?:['’-][^\W\d_]+)*[.,;:!?)\"»”…]*|[\d.,:+=×*/%()-]+[.,;:!?]?)(?!\S)")
 
-# What a line of site furniture says, whatever it is about. Case is ignored.
+# What a line of site furniture says, whatever it is about, anywhere in it or at its start. Case is ignored.
 CUES = re.compile(r"""(?ix)
     \bcookies?\b .* \b(accept|consent|agree|settings|policy|preferences|we\ use|uses|decline|this\ site|improve)\b
   | \b(accept|manage|reject|allow|uses?)\b .* \bcookies\b
   | \b(click|tap)\ (here|below|on\ the\ (link|button)|to\ (continue|expand|enlarge|subscribe))\b
-  | \ball\ rights\ reserved\b | ^\s*(©|\(c\)|copyright)\s?(\(c\)\s)?\d{4}
-  | \b(terms\ of\ (use|service)|privacy\ (policy|notice))\b
+  | \ball\ rights\ reserved\b | \b(terms\ of\ (use|service)|privacy\ (policy|notice))\b
   | \b(newsletter|javascript|rss|webmaster)\b | \byour\ browser\b | \bad\ ?blocker\b
-  | ^\s*(skip\ to|back\ to\ (the\ )?(top|home|list|overview)|jump\ to|go\ to\ top)\b
-  | ^\s*(advertisement|sponsored|promoted|loading|you\ are\ here)\b
-  | ^\s*(share\ (this|on)|tweet\ this|print\ this|follow\ us|like\ us)\b
-  | ^\s*(log\ ?in|sign\ (in|up)|register|subscribe|unsubscribe|create\ (an|your)\ account)\b.{0,60}$
-  | \b(read|see|show|load)\ more\s*(»|>+|\.{3}|…|→)?\s*$
-  | ^\s*(previous|next|older|newer)\b.{0,30}(previous|next|older|newer|page|post)
-  | ^\s*\d+\ (comments?|replies|shares|likes|views)\b | ^\s*page\ \d+\ of\ \d+ | ^\s*leave\ a\ (comment|reply)
-  | ^\s*(last\ (updated|modified)|posted\ (by|on|in)|filed\ under|tags?:|related\ (posts|articles|pages):?)
+  | \b(read|see|show|load)\ more(\ \w+)?\s*(»|>+|\.{3}|…|→)?\s*$
 """)
+HINT_OF_CUE = re.compile(r"cookie|click|tap |rights|terms|privacy|newsletter|script|rss|webmaster|browser|blocker| more",
+                         re.IGNORECASE)
+STARTS = re.compile(r"""(?ix) \s* (?:
+    (©|\(c\)|copyright)\s?(\(c\)\s)?\d{4}
+  | (skip\ to|back\ to\ (the\ )?(top|home|list|overview)|jump\ to|go\ to\ top)\b
+  | (advertisement|sponsored|promoted|loading|you\ are\ here)\b
+  | (share\ (this|on)|tweet\ this|print\ this|follow\ us|like\ us)\b
+  | (log\ ?in|sign\ (in|up)|register|subscribe|unsubscribe|create\ (an|your)\ account)\b.{0,60}$
+  | (previous|next|older|newer)\b.{0,30}(previous|next|older|newer|page|post)
+  | \d+\ (comments?|replies|shares|likes|views)\b | page\ \d+\ of\ \d+ | leave\ a\ (comment|reply)
+  | (last\ (updated|modified)|posted\ (by|on|in)|filed\ under|tags?:|related\ (posts|articles|pages):?)
+)""")
 MENU_MARKS = re.compile(r"\s[|·•>»/–]\s|\s::\s")
 
 
 def is_boilerplate(line: str) -> bool:
     """Whether a line is site furniture: one of the cues, or a menu, that is three short entries or more between marks."""
-    if CUES.search(line):
+    if STARTS.match(line) or (HINT_OF_CUE.search(line) and CUES.search(line)):
         return True
     entries = MENU_MARKS.split(line)
     return len(entries) >= 3 and all(len(e.split()) <= 4 for e in entries) and "=" not in line
@@ -51,9 +55,7 @@ def remove_boilerplate(text: str) -> tuple[str, list[str]]:
 
 def is_gibberish(text: str, model: LanguageModel) -> bool:
     """Whether a page is noise: fewer than half of its words are made like words, or its letters follow no language."""
-    words = text.split()
-    wordlike = sum(WORDLIKE.fullmatch(w) is not None for w in words)
-    if 2 * wordlike < len(words):
+    if 2 * len(WORDLIKE.findall(text)) < len(text.split()):
         return True
     fluency = model.fluency(text)
     return fluency != float("-inf") and fluency < FLUENCY_FLOOR

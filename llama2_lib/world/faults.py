@@ -12,7 +12,8 @@ import re
 from collections.abc import Sequence
 from random import Random
 
-from llama2_lib.world.languages import TABLES, word_lists
+from llama2_lib.world.languages import word_lists
+from llama2_lib.world.tables import TABLES, read_text
 
 BREAK = re.compile(r"(?<=[.!?])(?:\s)(?=\S)|\n")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -161,7 +162,7 @@ INSULT_SAYS = ("What a {} you are!", "Only a {} would believe that.", "Go away, 
 @functools.cache
 def insults() -> tuple[str, ...]:
     """The made-up insults of data/world/insults.txt."""
-    lines = (TABLES / "insults.txt").read_text(encoding="utf-8").splitlines()
+    lines = read_text(TABLES / "insults.txt").splitlines()
     return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
@@ -217,7 +218,7 @@ def edit(text: str, rng: Random) -> str:
     places = [i for i in range(0, len(pieces), 2) if pieces[i].isalpha() and not any(
         c.isdigit() for c in "".join(pieces[max(0, i - 2):i + 3]))]
     if len(places) < 4:
-        return text + " So it is."
+        return insert(text, rng.choice(ADDED), rng)
     for i in rng.sample(places, max(1, len(places) // rng.choice((15, 20, 30)))):
         pieces[i] = pieces[rng.choice(places)]
     edited = "".join(pieces)

@@ -9,26 +9,27 @@ import functools
 from pathlib import Path
 from random import Random
 
-TABLES = Path(__file__).resolve().parents[2] / "data" / "world"
+from llama2_lib.world.tables import TABLES, TableError, read_text
+
 SECTIONS = ("nouns", "people", "adjectives", "verbs", "places", "times", "asides")
 VOWELS = "aeiouhéèêâàôîœ"
 Words = dict[str, list[str]]
 
 
 def word_lists(path: Path, sections: tuple[str, ...]) -> Words:
-    """The lines of a table by [section]; ValueError names a missing section or a line outside of any."""
+    """The lines of a table by [section]; TableError names a missing section or a line outside of any."""
     lists: Words = {}
     section = None
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if line.startswith("[") and line.endswith("]"):
             section = lists.setdefault(line[1:-1], [])
         elif line.strip() and not line.startswith("#"):
             if section is None:
-                raise ValueError(f"{path}, line {number}: {line!r} stands before the first [section]")
+                raise TableError(f"{path}, line {number}: {line!r} stands before the first [section]")
             section.append(line.strip())
     missing = [s for s in sections if not lists.get(s)]
     if missing:
-        raise ValueError(f"{path}: section {', '.join(missing)} is missing or empty")
+        raise TableError(f"{path}: section {', '.join(missing)} is missing or empty")
     return lists
 
 

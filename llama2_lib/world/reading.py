@@ -9,7 +9,8 @@ import functools
 from dataclasses import dataclass
 from random import Random
 
-from llama2_lib.world.languages import TABLES, word_lists
+from llama2_lib.world.languages import word_lists
+from llama2_lib.world.tables import TABLES
 
 ITEMS = 160
 WHOLE, PASSAGE, NONE = "whole", "passage", ""

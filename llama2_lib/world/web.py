@@ -50,7 +50,7 @@ class Page:
 
 
 def pages(world: World, config: WorldConfig, seed: int) -> Iterator[Page]:
-    """`config.documents` pages, one at a time, the same for the same arguments; a longer stream starts with a shorter one."""
+    """`config.documents` pages, one at a time, the same for the same arguments; a longer stream starts as a shorter one."""
     rng = Random(f"web {seed}")
     items = planted_items(seed)
     reservoir: list[Page] = []
