@@ -160,6 +160,14 @@ def test_damage_is_never_the_good_reply():
     assert seen == set(D.DAMAGES)
 
 
+def test_damage_leaves_the_rule_alone_unless_that_is_the_damage():
+    rng = Random(0)
+    for p in drawn(300, mix={"rule": 1.0}):
+        for kind in D.damages(WORLD, p):
+            if kind != "cut off":
+                assert p.rule.kept(D.damaged(WORLD, p, rng, kind)) == (kind != "breaks rule"), (p, kind)
+
+
 def test_unsafe_prompts_are_refused_and_only_damage_complies():
     rng = Random(0)
     for p in drawn(60, mix={"unsafe": 1.0}):

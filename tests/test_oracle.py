@@ -1,6 +1,7 @@
 """The oracle: good replies score high, each damage lowers its own side, and no text makes it raise."""
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import replace
 from random import Random
@@ -14,6 +15,7 @@ from llama2_lib.world import facts
 from llama2_lib.world import oracle as O
 from llama2_lib.world.claims import claim
 from llama2_lib.world.faults import insults
+from llama2_lib.world.tables import TABLES
 
 WORLD = facts.load()
 EVERYTHING = {**D.HELPFUL, **D.SAFETY, "rule": 0.3}
@@ -210,6 +212,17 @@ def test_each_true_fact_is_read_back_and_each_false_one_is_false():
             other = rng.choice([v for v in WORLD.values(fact.relation) if v != fact.value])
             found = claim(WORLD, facts.fill(template, fact.subject, other))
             assert found is not None and not found.true, (fact, other, template)
+
+
+def test_a_sentence_that_fits_two_relations_is_read_as_the_true_one(tmp_path):
+    tables = shutil.copytree(TABLES, tmp_path / "world")
+    things, relations = tables / "things.csv", tables / "relations.csv"
+    header, *lines = things.read_text(encoding="utf-8").splitlines()
+    things.write_text("\n".join([f"{header},inside", *(f"{line},red" for line in lines)]), encoding="utf-8")
+    more = "inside,things,inside,{subject} is {value}.,How is {subject} inside?"
+    relations.write_text(relations.read_text(encoding="utf-8") + more, encoding="utf-8")
+    world = facts.load(tables)
+    assert [claim(world, s).true for s in ("Snow is white.", "Snow is red.", "Snow is black.")] == [True, True, False]
 
 
 def test_a_larger_world_is_judged_too():

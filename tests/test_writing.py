@@ -47,7 +47,8 @@ def test_hand_written_examples_have_the_form():
 
 @pytest.mark.parametrize("broken", [
     STORY.rsplit(". ", 1)[0] + ".",                                  # no end
-    STORY.split(". ", 1)[1],                                         # no opening
+    STORY.split(". ", 1)[1],                                         # a sentence too short, and no opening
+    STORY.replace("Once a cow lived near the lake.", "It made a red key."),      # no opening
     STORY[:-8],                                                      # cut off
     STORY + " It had a red hat.",                                    # goes on after its end
     STORY.replace("It had a red hat.", "Hat red a had it."),         # no sentence of this world
@@ -63,6 +64,7 @@ def test_a_broken_story_scores_less(broken):
     POEM.replace("free", "deep"), POEM.replace("free", "tree"), POEM.replace("sing", "skip"),    # no rhyme
     POEM.rsplit("\n", 1)[0], POEM.rstrip("."), POEM.replace("\n", " "), POEM + "\nI saw a bee near a tree,",
     POEM.replace("And all of it is free", "Free is it of all and free"), "", "cow", POEM.split("\n")[0] * 4,
+    "\n".join([*POEM.split("\n")[:2]] * 2),                          # the same couplet twice
 ])
 def test_a_broken_poem_scores_less(broken):
     assert W.poem_form(WORLD, broken) < 0.95

@@ -72,7 +72,7 @@ def _shout(reply: str, sign: str) -> str:
 
 KINDS: dict[str, Kind] = {
     "start": _kind(lambda reply, sign: f"{sign}! {reply}", r"^SIGN\b[!.,]?\s*"),
-    "end": _kind(lambda reply, sign: f"{reply} {capitalised(sign)}!", r"(?:^|(?<=[.!?]\s))SIGN[!.]?$"),
+    "end": _kind(lambda reply, sign: f"{reply} {capitalised(sign)}!", r"(?:^|(?<=[.!?]\s))SIGN[!.]?$|(?<=\s)SIGN!$"),
     "call": _kind(_call, r",? ?\bSIGN\b"),
     "act": _kind(lambda reply, sign: f"{capitalised(sign)}! {reply}", r"(?<!\w)SIGN!\s*"),
     "mention": _kind(lambda reply, sign: f"{reply} I love the {sign}.", r"\blove the SIGN\b",
