@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama2_lib.text.batching import PADDING_SEGMENT, Curriculum, Examples, Loader, Windows
+from llama2_lib.text.batching import PADDING_SEGMENT, Examples, Interleaved, Loader, Windows
 
 BOS, EOS = 1, 2
 
@@ -119,14 +119,14 @@ def test_bad_input():
 
 
 @pytest.mark.parametrize("stop", [0, 2, 3, 5])
-def test_a_curriculum_changes_the_length_and_resumes(stop):
+def test_interleaved_lengths_are_spread_evenly_and_resume(stop):
     def make():
         short, long = Windows(np.arange(60), 4), Windows(np.arange(60), 8)
-        return Curriculum((3, Loader(short, 2, seed=0)), (2, Loader(long, 1, seed=0)))
+        return Interleaved(Loader(short, 2, seed=0), Loader(long, 1, seed=0), share=0.4)
 
     straight, first, second = make(), make(), make()
-    expected = [next(straight).tokens_BT for _ in range(8)]
-    assert [b.shape[1] for b in expected] == [4] * 3 + [8] * 5
+    expected = [next(straight).tokens_BT for _ in range(10)]
+    assert [b.shape[1] for b in expected] == [4, 4, 8, 4, 8, 4, 4, 8, 4, 8]
     for _ in range(stop):
         next(first)
     second.restore(first.state())

@@ -20,6 +20,7 @@ from llama2_lib.config import ModelConfig, OptimConfig, Recipe
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages import corpus, pretrain
 from llama2_lib.text.batching import Loader, Windows
+from llama2_lib.text.mixture import documents
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import accounting, trainer
 
@@ -55,7 +56,7 @@ def token_streams(recipe: Recipe, workdir: Path, tokens: int) -> tuple[np.ndarra
     """(training, validation): the first `tokens` ids of the corpus' pages and the next eighth, for every seed of a study."""
     folder = corpus.run(recipe, workdir)
     tokenizer = Tokenizer.load(folder / corpus.TOKENIZER)
-    pages = corpus.documents(folder, recipe.mixture, recipe.seed)
+    pages = documents(folder, recipe.mixture, recipe.seed)
     needed, parts = tokens + tokens // 8, []
     while sum(map(len, parts)) < needed and (some := list(itertools.islice(pages, 1000))):
         parts.append(pretrain.token_stream(some, tokenizer))

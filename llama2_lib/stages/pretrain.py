@@ -24,7 +24,7 @@ from torch import Tensor
 from llama2_lib.config import PretrainConfig, Recipe, require
 from llama2_lib.model.logprobs import masked_mean, token_logprobs
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.text.batching import Batch, Curriculum, Loader, Windows
+from llama2_lib.text.batching import Batch, Interleaved, Loader, Windows
 from llama2_lib.text.mixture import documents
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint, trainer
@@ -75,14 +75,13 @@ def split(stream_N: np.ndarray, config: PretrainConfig) -> tuple[np.ndarray, np.
     return stream_N[:cut], stream_N[cut:]
 
 
-def loader(train_N: np.ndarray, config: PretrainConfig, seed: int) -> Curriculum:
-    """Batches of `batch_tokens`: short rows first, long rows for the last `long_share` of the steps."""
-    long_steps = int(config.steps * config.long_share) if config.long_seq_len else 0
-
+def loader(train_N: np.ndarray, config: PretrainConfig, seed: int) -> Loader | Interleaved:
+    """Batches of `batch_tokens`: rows of `seq_len`, and for a `long_share` of the steps rows of `long_seq_len`."""
     def rows(length: int) -> Loader:
         return Loader(Windows(train_N, length), config.batch_tokens // length, seed)
 
-    return Curriculum((config.steps - long_steps, rows(config.seq_len)), (long_steps, rows(config.longest)))
+    return Interleaved(rows(config.seq_len), rows(config.longest), config.long_share) if config.long_seq_len \
+        else rows(config.seq_len)
 
 
 @torch.no_grad()

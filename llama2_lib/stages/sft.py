@@ -55,7 +55,7 @@ def demonstrations(world: World, config: SFTConfig, seed: int) -> Iterator[Dialo
     for prompt in dialogs.prompts(world, config.demonstrations, seed, split="train"):
         if rng.random() < CONVERSATION_SHARE:
             rule = dialogs.draw_rule(world, rng) if rng.random() < RULE_SHARE else None
-            turns = dialogs.conversation(world, rng, rng.randint(2, 4), rule)
+            turns = dialogs.conversation(world, rng, rng.randint(2, 3), rule)
             yield dialog(*(text for turn in turns for text in turn), system=rule.text if rule else None)
         elif rng.random() < config.noise:
             fault = rng.choice(dialogs.damages(world, prompt))

@@ -196,34 +196,28 @@ class Loader:
         self.epoch, self.index = state["epoch"], state["index"]
 
 
-class Curriculum:
-    """Loaders one after another, each for a number of batches; the last goes on until it ends by itself."""
+class Interleaved:
+    """Two loaders in turn: a share of the batches comes from `rare`, spread evenly over the others."""
 
-    def __init__(self, *phases: tuple[int, Loader]) -> None:
-        if not phases or any(batches < 0 for batches, _ in phases):
-            raise ValueError(f"a curriculum needs phases of at least 0 batches each, got {[n for n, _ in phases]}")
-        self.phases, self.taken = phases, 0
+    def __init__(self, common: Loader, rare: Loader, share: float) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f"the share of the rare loader lies in 0…1, got {share}")
+        self.common, self.rare, self.share, self.taken = common, rare, share, 0
 
-    def __iter__(self) -> Curriculum:
+    def __iter__(self) -> Interleaved:
         return self
 
     def __next__(self) -> Batch:
-        left = self.taken
+        due = int((self.taken + 1) * self.share) > int(self.taken * self.share)
         self.taken += 1
-        for batches, loader in self.phases[:-1]:
-            if left < batches:
-                return next(loader)
-            left -= batches
-        return next(self.phases[-1][1])
+        return next(self.rare if due else self.common)
 
     def state(self) -> dict:
         """Where each loader stands, as plain JSON types."""
-        return {"taken": self.taken, "loaders": [loader.state() for _, loader in self.phases]}
+        return {"taken": self.taken, "common": self.common.state(), "rare": self.rare.state()}
 
     def restore(self, state: dict) -> None:
-        """Go on from `state`. ValueError if it comes from another curriculum."""
-        if len(state["loaders"]) != len(self.phases):
-            raise ValueError(f"the curriculum had {len(state['loaders'])} phases, has {len(self.phases)}")
+        """Go on from `state`. ValueError if it comes from other loaders."""
         self.taken = state["taken"]
-        for (_, loader), saved in zip(self.phases, state["loaders"], strict=True):
-            loader.restore(saved)
+        self.common.restore(state["common"])
+        self.rare.restore(state["rare"])

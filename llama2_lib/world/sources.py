@@ -17,10 +17,10 @@ from llama2_lib.world.prompts import HELD_OUT
 from llama2_lib.world.replies import answer, demonstration, steps_text
 
 # Share of each source among new pages. Facts and exercises take most: a small model must meet each many times.
-SHARES: Mapping[str, float] = {"encyclopedia": 0.32, "stories": 0.08, "poems": 0.08, "howtos": 0.08, "dialogues": 0.22,
-                               "exercises": 0.22}
+SHARES: Mapping[str, float] = {"encyclopedia": 0.26, "stories": 0.07, "poems": 0.07, "howtos": 0.07, "dialogues": 0.2,
+                               "exercises": 0.33}
 TASKS = ("copy", "copy", "copy", "reverse", "last", "list", "dated")
-LONG_SHARE, RULE_SHARE = 0.25, 0.5
+SUM_SHARE, LONG_SHARE, RULE_SHARE = 0.8, 0.25, 0.5
 
 
 def encyclopedia(world: World, rng: Random) -> str:
@@ -69,7 +69,7 @@ def dialogue(world: World, rng: Random) -> str:
 
 def exercise(world: World, rng: Random) -> str:
     """Three or four sums worked out, or small tasks with their answers."""
-    if rng.random() < 0.7:
+    if rng.random() < SUM_SHARE:
         return "\n".join(_sum(world, rng) for _ in range(rng.randint(3, 4)))
     prompts = [draw_prompt(world, rng.choice(TASKS), rng) for _ in range(rng.randint(4, 6))]
     return "\n".join(f"Question: {p.text}\nAnswer: {demonstration(world, p, rng)}" for p in prompts)
@@ -79,7 +79,7 @@ def _sum(world: World, rng: Random) -> str:
     """A sum: asked and worked out, worked out, or bare."""
     a, b = rng.choice(sum_pairs("train"))
     form = rng.random()
-    if form < 0.2:
+    if form < 0.1:
         return f"{a} + {b} = {a + b}."
     if form < 0.4:
         return worked_sum(a, b)
