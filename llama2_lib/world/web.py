@@ -18,6 +18,7 @@ from llama2_lib.world.reading import ReadingItem, benchmark
 from llama2_lib.world.sources import SHARES, WRITERS
 
 RESERVOIR = 1024            # pages that copies are drawn from
+DECOYS = 0.02               # share of new pages in English with an honest sentence that looks like a fault
 REMEMBERED = 0.25           # chance of a page to enter the reservoir, in the place of another: copies reach far back
 
 
@@ -95,7 +96,8 @@ def _new_page(number: int, world: World, config: WorldConfig, rng: Random) -> Pa
     if rng.random() < config.other_languages:
         language = rng.choice(("fr", "de"))
         return Page(number, languages.page(rng, language), source, language)
-    return Page(number, WRITERS[source](world, rng), source)
+    text = WRITERS[source](world, rng)
+    return Page(number, faults.plant_decoy(text, rng) if rng.random() < DECOYS else text, source)
 
 
 def _exact_copy(number: int, original: Page, config: WorldConfig, rng: Random) -> Page:
