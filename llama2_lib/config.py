@@ -197,9 +197,9 @@ def toy() -> Recipe:
     return Recipe(
         name="toy",
         model=ModelConfig(dim=128, n_layers=4, n_heads=4, n_kv_heads=2, vocab_size=768, multiple_of=32, max_seq_len=512),
-        pretrain=PretrainConfig(tokens=1_500_000, batch_tokens=2_048, seq_len=128, long_seq_len=512, long_share=0.1,
-                                optim=OptimConfig(peak_lr=3e-3, warmup_steps=60), snapshots=5),
-        sft=SFTConfig(demonstrations=3_000, epochs=2, batch_size=6, seq_len=384,      # rows hold about six examples each
+        pretrain=PretrainConfig(tokens=1_500_000, batch_tokens=1_024, seq_len=128, long_seq_len=512, long_share=0.1,
+                                optim=OptimConfig(peak_lr=3e-3, warmup_steps=100), snapshots=5),
+        sft=SFTConfig(demonstrations=3_000, epochs=2, batch_size=4, seq_len=384,      # a row holds about six examples
                       optim=OptimConfig(peak_lr=1e-3, warmup_steps=10)),
     )
 
