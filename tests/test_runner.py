@@ -140,3 +140,10 @@ def test_the_normal_form_folds_solutions_and_takes_ids_from_the_text():
     assert nb.cells[0].metadata == {"tags": ["solution"], "jupyter": {"source_hidden": True}}
     assert normalise(nb) == nb
     assert title_and_claim(nb) == ("", "")
+
+
+def test_notebooks_and_stages_agree_on_the_folder(tmp_path):
+    from llama2_lib.config import override, preset
+    from llama2_lib.stages import road
+    for seed, folder in ((0, ""), (3, ""), (3, str(tmp_path))):
+        assert find_workdir("toy", seed, folder) == road.workdir(override(preset("toy"), seed=seed), folder)
