@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from llama2_lib.text.dedup import ExactDuplicates, NearDuplicates, shingles
-from llama2_lib.text.language import LanguageModel
+from llama2_lib.text.language import LanguageModel, default_model
 from llama2_lib.text.mixture import mixture_order
 from llama2_lib.text.pii import Span, find_pii, remove_pii
 from llama2_lib.text.quality import ToxicWords, is_gibberish, remove_boilerplate
@@ -97,7 +97,7 @@ class Cleaner:
         if unknown:
             raise ValueError(f"no filter is called {', '.join(sorted(unknown))}; there are {', '.join(FILTERS)}")
         self.without = frozenset(without)
-        self.model = LanguageModel()
+        self.model = default_model()
         self.exact, self.near = ExactDuplicates(), NearDuplicates()
         toxic_words = list(toxic_words)
         self.toxic_words = ToxicWords(toxic_words) if toxic_words else None

@@ -109,3 +109,9 @@ class LanguageModel:
     def fluency(self, text: str) -> float:
         """Mean log-probability of a trigram in the language that fits best: about −9 for prose, below −11 for noise."""
         return float(self.scores(text).max())
+
+
+@functools.cache
+def default_model() -> LanguageModel:
+    """The model of the seed text above, built once."""
+    return LanguageModel()

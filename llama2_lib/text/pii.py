@@ -13,15 +13,16 @@ PLACEHOLDERS = {"mail": "[mail]", "phone": "[phone]", "address": "[address]"}
 
 MAIL = re.compile(r"""(?x) (?:mailto:)? [\w.+'-]+ @ [\w-]+ (?: \.[\w-]+ )+
     | \b [\w.+-]+ \s? [(\[{<] \s? (?:at|@) \s? [)\]}>] \s? [\w-]+ (?: \s? (?: [(\[{<] dot [)\]}>] | \. ) \s? [\w-]+ )+
-    | \b [\w.+-]+ \s at \s [\w-]+ (?: \s dot \s [\w-]+ )* \s dot \s (?:com|org|net|info|edu|example|test|[a-z]{2}) \b """,
+    | \b [\w.+-]+ \s at \s [\w-]+ (?: \s dot \s [\w-]+ )* \s dot \s
+          (?:com|org|net|info|edu|de|fr|uk|example|test|invalid) \b """,
     re.IGNORECASE)
 
-# Digits in groups. Alone that is also a date, a span of years or a row of numbers, so `_is_phone` looks at the shape.
+# Digits in groups. That may also be a date, opening hours, a span of years, a row of numbers: `_is_phone` looks closer.
 PHONE = re.compile(r"""(?x) (?<![\w.,+=×*/-]) (?:\+\d{1,3}[ .-]?)? (?:\(\d{1,5}\)[ .-]?)?
                        \d{1,7} (?:[ ]?[ ./-][ ]?\d{2,7}){0,5} (?! \w | \s*= | [.,-]\d )""")
 PHONE_CUE = re.compile(r"""(?xi) \b (?: phone|call|tel|telephone|mobile|cell|fax|ring|dial|text|whatsapp|sms|reach )
                            (?: s|ed|ing )? \b (?: [^.!?\n\d+(] | \.[ ] ){0,40} $""")
-DATE = re.compile(r"\d{4}-\d\d-\d\d|\d\d?[./-]\d\d?[./-]\d{4}|1\d{3}-[12]\d{3}|20\d\d-20\d\d")
+DATE = re.compile(r"\d\d?[.:]\d\d-\d\d?[.:]\d\d|\d{4}-\d\d-\d\d|\d\d?[./-]\d\d?[./-]\d{4}|1\d{3}-[12]\d{3}|20\d\d-20\d\d")
 
 _NAME = r"(?:(?:Mrs?|Ms|Miss|Dr|Prof)\.? )?(?:[A-ZÉÖÜÄ][\w'’-]+|[A-Z]\.)(?: (?:[A-ZÉÖÜÄ][\w'’-]+|[A-Z]\.)){1,2}"
 _KIND = r"(?:Street|St\.?|Lane|Ln\.?|Road|Rd\.?|Avenue|Ave\.?|Way|Row|Close|Square|Court|Drive|Hill|Gardens|Terrace)"

@@ -37,6 +37,22 @@ def insert(text: str, sentence: str, rng: Random, own_line: bool = False, keep: 
     return f"{text[:cut.start()]}{gap}{sentence}{cut.group()}{text[cut.end():]}"
 
 
+# What filters may take for a fault though nothing is wrong with it: without such sentences their precision would say little.
+DECOYS = (
+    "It was printed on ##.0#.19## in Oldbridge.", "Opening hours are 9.00-17.30, on Fridays 8.00-12.15.",
+    "See pages 1##-2## of it.",     "The museum keeps it under number 0###-###.", "Parcel 77-##-#, two of three.",
+    "The record stood from 19##-20##.", "In the play, Peter Bell lives at ## Station Road.",
+    "She looked at the map and saw a dot.", "The bus leaves Mill Street at #.15.", "We use two eggs for our cookies.",
+    "Share this bread with the birds, said the old woman.", "It costs 1# 500, or 1#.500 as others write.",
+    "The quagmire behind the mill is deep.", "Home, says the cat, is where the soup is.",
+)
+
+
+def plant_decoy(text: str, rng: Random) -> str:
+    """`text` with an honest sentence that looks like a fault."""
+    return insert(text, digits(rng.choice(DECOYS), rng), rng)
+
+
 # ----------------------------------------------------------------------------------------------------------- personal data
 
 MAIL_FORMS = ("{f}.{l}@{h}", "{f}{n}@{h}", "{f}_{l}@{h}", "{f0}{l}@{h}", "{l}+list@{h}", "{F}.{L}@{h}", "{f}-{l}{n}@{h}")
@@ -193,18 +209,11 @@ def plant_insults(text: str, rng: Random, keep: Sequence[str] = ()) -> tuple[str
 def gibberish(text: str, rng: Random) -> str:
     """A page of noise of about the length of `text`: keys mashed, symbols, or its words with their letters shuffled."""
     kind = rng.choice(("mash", "symbols", "shuffle"))
-    out = []
-    for word in text.split():
-        if any(c.isdigit() for c in word) or rng.random() < 0.1:
-            continue
-        n = rng.randint(2, 9)
-        if kind == "mash":
-            out.append("".join(rng.choice(LETTERS) for _ in range(n)))
-        elif kind == "symbols":
-            out.append("".join(rng.choice(LETTERS + "#%&§$~^|<>¿¬") for _ in range(n)))
-        else:
-            out.append("".join(rng.sample(word, len(word))))
-    return " ".join(out) or "qx"
+    words = [word for word in text.split() if any(map(str.isalpha, word)) and not any(map(str.isdigit, word))]
+    words += ["noise"] * (12 - len(words))          # a page of sums has hardly a word to shuffle
+    letters = LETTERS if kind == "mash" else LETTERS + "#%&§$~^|<>¿¬"
+    return " ".join("".join(rng.sample(word, len(word)) if kind == "shuffle" else rng.choices(letters, k=rng.randint(2, 9)))
+                    for word in words)
 
 
 # --------------------------------------------------------------------------------------------------------- near duplicates
