@@ -62,11 +62,12 @@ def execute(path: Path, out: Path, parameters: dict[str, object], timeout: int =
     except Exception as problem:                # a kernel that died or a cell that ran out of time: papermill's many kinds
         stopped = f"{type(problem).__name__}: {problem}".splitlines()[0]
     seconds = time.monotonic() - began
-    nb = normalise(nbformat.read(target, as_version=4))
+    nb = nbformat.read(target, as_version=4)
+    started = [c.id for c in nb.cells if c.cell_type == "code" and c.metadata.get("papermill", {}).get("start_time")]
     cell, error = failed_cell(nb)
     if stopped and not error:
-        done = [c.id for c in nb.cells if c.cell_type == "code" and c.get("execution_count")]
-        cell, error = done[-1] if done else "none: the kernel did not start", stopped
+        cell, error = started[-1] if started else "none: the kernel did not start", stopped
+    normalise(nb)
     nbformat.write(nb, target)
     write_page(nb, target.with_suffix(".html"))
     code = sum(c.cell_type == "code" for c in nb.cells)
