@@ -24,11 +24,11 @@ def draw_layer() -> Figure:
     ax.annotate("", (9.9, 1), (0, 1), arrowprops={"arrowstyle": "->", "lw": 2.5, "color": plots.NAVY})
     ax.text(0.05, 0.5, "x: one vector a token", color=plots.NAVY)
     for left, names in ((0.6, ("RMSNorm", "Attention")), (5.2, ("RMSNorm", "FFN"))):
+        ax.plot([left, left, left + 3.6], [1, 2.35, 2.35], color=plots.GREY, ls="-")
         for i, name in enumerate(names):
             box = {"boxstyle": "round", "fc": plots.PALE, "ec": plots.GREY}
-            ax.text(left + 0.9 + 1.5 * i, 2.3, name, ha="center", bbox=box)
-        ax.plot([left, left, left + 0.3], [1, 2.35, 2.35], color=plots.GREY, ls="-")
-        ax.annotate("", (left + 3.6, 1.1), (left + 3.1, 2.35), arrowprops={"arrowstyle": "->", "color": plots.GREY})
+            ax.text(left + 1.0 + 1.6 * i, 2.35, name, ha="center", va="center", bbox=box)
+        ax.annotate("", (left + 3.6, 1.1), (left + 3.6, 2.4), arrowprops={"arrowstyle": "->", "color": plots.GREY})
         plus = {"boxstyle": "circle", "fc": "white", "ec": plots.NAVY}
         ax.text(left + 3.6, 0.93, "+", ha="center", va="center", bbox=plus)
     return fig
@@ -50,12 +50,13 @@ def draw_rope(position: int, base_exponent: float) -> Figure:
 
 
 def draw_sharing(kv_heads: int) -> Figure:
-    """Left: which of eight query heads read which key-value head. Right: cache a token costs at the shape of the 70B."""
+    """Left: which of 64 query heads read which key-value head. Right: cache a token costs at the shape of the 70B."""
     fig, (left, right) = plots.figure(1, 2, height=2.7)
-    shown = min(kv_heads, 8)
-    for n in range(8):
-        left.plot([n, (n * shown // 8 + 0.5) * 8 / shown - 0.5], [1, 0], ls="-", marker="o", color=plots.NAVY)
-    left.set(title=f"8 query heads, {shown} key-value heads", ylim=(-0.3, 1.3), yticks=[0, 1], xticks=[])
+    group = 64 // kv_heads
+    for n in range(64):
+        colour = plots.COLOURS[n // group % 6]
+        left.plot([n, n // group * group + (group - 1) / 2], [1, 0], ls="-", lw=0.8, marker="o", ms=2.5, color=colour)
+    left.set(title=f"64 query heads, {kv_heads} to read", ylim=(-0.3, 1.3), yticks=[0, 1], xticks=[])
     left.set_yticklabels(["key-value", "query"])
     counts = [2 ** power for power in range(7)]
     one = kv_cache_bytes(llama2_70b().model, 1, 1) / llama2_70b().model.n_kv_heads / 1024
@@ -69,10 +70,11 @@ def draw_ablation(histories: Mapping[str, Sequence[Mapping]], largest_batch: Map
     """Table 18's question and Figure 24's: training loss by variant, and sequences that fit a fixed cache."""
     fig, (left, right) = plots.figure(1, 2, height=2.8)
     for name, history in histories.items():
-        left.plot([r["tokens"] for r in history], [r["loss"] for r in history], label=name)
-    left.set(title="training loss", xlabel="tokens", ylabel="nats a token")
+        left.plot([r["tokens"] / 1000 for r in history], [r["loss"] for r in history], label=name)
+    left.set(title="training loss", xlabel="thousand tokens", ylabel="nats a token")
     left.legend()
-    right.bar(range(len(largest_batch)), list(largest_batch.values()), color=plots.COLOURS[:len(largest_batch)])
-    right.set(title="sequences in a fixed cache", xticks=range(len(largest_batch)), yscale="log")
+    bars = right.bar(range(len(largest_batch)), list(largest_batch.values()), color=plots.COLOURS[:len(largest_batch)])
+    right.bar_label(bars)
+    right.set(title="sequences in a fixed cache", xticks=range(len(largest_batch)))
     right.set_xticklabels(list(largest_batch))
     return fig
