@@ -112,3 +112,18 @@ def test_complete_returns_what_follows_and_leaves_the_mode_alone(tokenizer):
                 break
         assert tokenizer.decode(ids) == text + more
     assert Counter(map(len, first)).total() == 2
+
+
+def test_answer_loss_is_the_answers_own_tokens_given_the_opening(tokenizer):
+    """Against one row at a time, without padding, and token by token."""
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=400, max_seq_len=64))
+    facts = WORLD.facts[::40]
+    losses = []
+    for head, answer in (pair for f in facts for pair in accuracy.openings(WORLD, f)):
+        ids, loss = tokenizer.encode(head, bos=True), 0.0
+        for token in tokenizer.encode(answer):
+            loss -= model(torch.tensor([ids]))[0, -1].log_softmax(-1)[token].item()
+            ids.append(token)
+        losses.append(loss)
+    assert accuracy.answer_loss(model, tokenizer, WORLD, facts) == pytest.approx(sum(losses) / len(losses), abs=1e-4)

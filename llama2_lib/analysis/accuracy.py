@@ -12,14 +12,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+import torch
+
 from llama2_lib.config import require
 from llama2_lib.model.generation import generate
+from llama2_lib.model.logprobs import token_logprobs
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.facts import Fact, World, fill, sum_pairs, with_article
 
 ANSWER_TOKENS = 4                       # room beyond the longest answer
 SUM_TOKENS = 48                         # room for a sum with its working
+ROWS = 128                              # of a forward pass
 VALUE = re.compile(r"\{(a )?value\}")    # where a statement holds its answer
 
 
@@ -81,6 +85,27 @@ def fact_accuracy(model: Transformer, tokenizer: Tokenizer, world: World, facts:
     texts = complete(model, tokenizer, [head for _, head, _ in asked], room)
     right = Counter(kind for (kind, _, answer), text in zip(asked, texts, strict=True) if is_right(text, answer))
     return Accuracy(right, Counter(kind for kind, _, _ in asked))
+
+
+@torch.no_grad()
+def answer_loss(model: Transformer, tokenizer: Tokenizer, world: World, facts: Iterable[Fact] | None = None) -> float:
+    """Mean −log p, in nats, of a whole answer after its opening, over the openings that fact_accuracy asks.
+
+    It moves long before the likeliest answer is the right one, so it tells models apart that know next to nothing.
+    """
+    pairs = [pair for fact in (world.facts if facts is None else facts) for pair in openings(world, fact)]
+    require(bool(pairs), "there is no fact whose statement ends with its answer")
+    heads = [tokenizer.encode(head, bos=True) for head, _ in pairs]
+    rows = [head + tokenizer.encode(answer) for head, (_, answer) in zip(heads, pairs, strict=True)]
+    total = 0.0
+    for start in range(0, len(rows), ROWS):
+        chosen = range(start, min(start + ROWS, len(rows)))
+        width = max(len(rows[i]) for i in chosen)
+        ids_BT = torch.tensor([rows[i] + [tokenizer.pad_id] * (width - len(rows[i])) for i in chosen])
+        counts_BT = torch.tensor([[len(heads[i]) <= t < len(rows[i]) for t in range(width)] for i in chosen])
+        logprobs_BT = token_logprobs(model(ids_BT[:, :-1]), ids_BT[:, 1:])
+        total -= float((logprobs_BT * counts_BT[:, 1:]).sum())
+    return total / len(rows)
 
 
 def sum_accuracy(model: Transformer, tokenizer: Tokenizer, count: int = 200, split: str = "test", seed: int = 0) -> Accuracy:

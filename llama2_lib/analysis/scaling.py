@@ -90,7 +90,7 @@ def scaling_study(recipe: Recipe, folder: str | Path = "", *, tokens: int = 400_
             for arm in arms]
 
 
-def upsampling_study(recipe: Recipe, world: World, folder: str | Path = "", *, tokens: int = 600_000,
+def upsampling_study(recipe: Recipe, world: World, folder: str | Path = "", *, tokens: int = 900_000,
                      weights: Sequence[float] = (1.0, 2.0), progress: bool = True) -> list[tuple[Trained, Accuracy]]:
     """The same model and budget with the encyclopedia seen `weight` times: what it knows after each (claim C06).
 

@@ -22,7 +22,7 @@ from llama2_lib.training import trainer
 SPOILED_TOKEN = 77     # any token will do
 
 
-def short_run(recipe: Recipe, train_N: np.ndarray, *, steps: int = 80, spoil_at: int | None = None, batch_size: int = 16,
+def short_run(recipe: Recipe, train_N: np.ndarray, *, steps: int = 80, spoil_at: int | None = None, batch_size: int = 8,
               **settings: object) -> list[dict]:
     """History of `steps` steps of a model of half the recipe's width; `settings` are fields of OptimConfig.
 
