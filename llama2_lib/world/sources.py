@@ -19,16 +19,23 @@ from llama2_lib.world.replies import answer, demonstration, steps_text
 # Share of each source among new pages. Facts and exercises take most: a small model must meet each many times.
 SHARES: Mapping[str, float] = {"encyclopedia": 0.26, "stories": 0.07, "poems": 0.07, "howtos": 0.07, "dialogues": 0.2,
                                "exercises": 0.33}
-TASKS = ("copy", "copy", "copy", "reverse", "last", "list", "dated")
-SUM_SHARE, LONG_SHARE, RULE_SHARE = 0.8, 0.25, 0.5
+TASKS = ("copy", "copy", "copy", "copy", "copy", "reverse", "last", "list", "dated")
+SUM_SHARE, LONG_SHARE, RULE_SHARE = 0.65, 0.25, 0.5
 
 
 def encyclopedia(world: World, rng: Random) -> str:
-    """Six to nine facts: about anything, or all about one subject among others of its kind."""
-    facts = rng.sample(world.facts, rng.randint(6, 9))
-    if rng.random() < 0.3:
-        facts = list(world.about(facts[0])) + facts[1:5]
-        rng.shuffle(facts)
+    """Facts of a few subjects, one subject after another; in a quarter of the pages facts about anything.
+
+    A page that stays with its subject says its name again and again: that is where a model learns to copy.
+    """
+    if rng.random() < 0.25:
+        facts = rng.sample(world.facts, rng.randint(6, 9))
+    else:
+        facts = []
+        for first in rng.sample(world.facts, rng.randint(3, 4)):
+            about = list(world.about(first))
+            rng.shuffle(about)
+            facts += [f for f in about if f not in facts]
     return " ".join(world.state(f, rng) for f in facts)
 
 
@@ -58,8 +65,8 @@ def howto_page(world: World, rng: Random) -> str:
 
 def dialogue(world: World, rng: Random) -> str:
     """An interview on facts, or a transcript of two to twelve turns, half of them under a rule that every reply keeps."""
-    if rng.random() < 0.45:
-        facts = rng.sample(world.facts, rng.randint(3, 5))
+    if rng.random() < 0.6:
+        facts = rng.sample(world.facts, rng.randint(4, 6))
         return "\n".join(f"Question: {world.ask(f, rng)}\nAnswer: {answer(world, f, rng)}" for f in facts)
     rule = draw_rule(world, rng) if rng.random() < RULE_SHARE else None
     turns = rng.randint(6, 12) if rng.random() < LONG_SHARE else rng.randint(2, 5)
