@@ -12,11 +12,12 @@ import json
 import os
 import time
 from collections import Counter
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from llama2_lib.config import Recipe
 from llama2_lib.text import cleaning
+from llama2_lib.text.chat import B_INST, B_SYS, E_INST, E_SYS
 from llama2_lib.text.mixture import CORPUS
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training.checkpoint import artifact, fingerprint
@@ -26,6 +27,7 @@ from llama2_lib.world.tables import digest
 
 STATISTICS, TOKENIZER = "statistics.json", "tokenizer.model"
 TOKENIZER_DOCUMENTS = 200_000          # the tokenizer is learned from this many documents at most
+CHAT_MARKS = [f"{B_SYS} {E_SYS} {B_INST} {E_INST}"] * 1000    # so that the marks of the chat format cost few tokens
 WRITING = "world/*.py"                 # the code that decides what the corpus holds: all of the world but its judges,
 JUDGING = ("oracle.py", "judges.py")
 CLEANING = ("cleaning", "dedup", "language", "pii", "quality", "tokenizer")     # and of text, what cleans
@@ -50,8 +52,8 @@ def build(recipe: Recipe, folder: Path) -> None:
             sources[document.source] += 1
             characters[document.source] += len(document.text)
     cleaned = time.perf_counter()
-    texts = (record["text"] for record in cleaning.read_jsonl(folder / CORPUS, {"text": str}))
-    tokenizer = Tokenizer.train(islice(texts, TOKENIZER_DOCUMENTS), recipe.model.vocab_size, folder / TOKENIZER)
+    texts = islice((record["text"] for record in cleaning.read_jsonl(folder / CORPUS, {"text": str})), TOKENIZER_DOCUMENTS)
+    tokenizer = Tokenizer.train(chain(CHAT_MARKS, texts), recipe.model.vocab_size, folder / TOKENIZER)
     statistics = {
         "counts": dict(cleaner.counts), "languages": dict(cleaner.languages),
         "filters": {name: score.as_dict() for name, score in cleaner.scores.items()},

@@ -20,7 +20,7 @@ from llama2_lib.world.replies import answer, demonstration, steps_text
 SHARES: Mapping[str, float] = {"encyclopedia": 0.26, "stories": 0.07, "poems": 0.07, "howtos": 0.07, "dialogues": 0.2,
                                "exercises": 0.33}
 TASKS = ("copy", "copy", "copy", "copy", "copy", "reverse", "last", "list", "dated")
-SUM_SHARE, LONG_SHARE, RULE_SHARE = 0.65, 0.25, 0.5
+SUM_SHARE, ROTE_SHARE, LONG_SHARE, RULE_SHARE = 0.55, 0.2, 0.25, 0.5
 
 
 def encyclopedia(world: World, rng: Random) -> str:
@@ -75,8 +75,13 @@ def dialogue(world: World, rng: Random) -> str:
 
 
 def exercise(world: World, rng: Random) -> str:
-    """Three or four sums worked out, or small tasks with their answers."""
-    if rng.random() < SUM_SHARE:
+    """Three or four sums worked out, names to learn by heart, or small tasks with their answers."""
+    kind = rng.random()
+    if SUM_SHARE <= kind < SUM_SHARE + ROTE_SHARE:
+        names = rng.sample([name for f in rng.sample(world.facts, 8) for name in (f.subject, f.value)], rng.randint(5, 8))
+        line = ", ".join(names)
+        return f"Learn by heart: {line}.\nAgain: {line}.\nAgain: {line}."
+    if kind < SUM_SHARE:
         return "\n".join(_sum(world, rng) for _ in range(rng.randint(3, 4)))
     prompts = [draw_prompt(world, rng.choice(TASKS), rng) for _ in range(rng.randint(4, 6))]
     return "\n".join(f"Question: {p.text}\nAnswer: {demonstration(world, p, rng)}" for p in prompts)
