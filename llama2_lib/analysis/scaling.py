@@ -24,7 +24,7 @@ from llama2_lib.training.accounting import parameter_count
 from llama2_lib.world.facts import World
 
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)                  # of the recipe's width: the four sizes of Figure 5
-SMOOTH = 10                                         # steps that a point of a drawn curve is the mean of
+SMOOTH = 8                                         # steps that a point of a drawn curve is the mean of
 
 
 @dataclass(frozen=True)

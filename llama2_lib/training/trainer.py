@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -201,7 +202,8 @@ def _record(step: int, metrics: dict[str, float], lr: float, seconds: float, his
 
 
 def _bar(steps: int, title: str) -> tqdm:
-    return tqdm(total=steps, desc=title, disable=not title or not is_main(), mininterval=0.5)
+    """A bar on stderr; in a notebook, which stores every repaint, it repaints less often."""
+    return tqdm(total=steps, desc=title, disable=not title or not is_main(), mininterval=0.5 if sys.stderr.isatty() else 2.0)
 
 
 def _show(bar: tqdm, record: dict) -> None:
