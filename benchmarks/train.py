@@ -77,7 +77,7 @@ def median_seconds(steps: dict[str, Step], rounds: int, clock: Callable[[], floa
 
 
 def ceiling(dtype: torch.dtype) -> float:
-    """GFLOP/s of a matrix product of the sizes that occur here, best of 20: what a step without any other work would reach."""
+    """GFLOP/s of a matrix product of the sizes that occur here, best of 20: a step without any other work would reach it."""
     a, b = torch.randn(3072, 256).to(dtype), torch.randn(256, 768).to(dtype)
     best = math.inf
     for _ in range(20):
