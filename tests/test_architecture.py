@@ -10,7 +10,7 @@ from llama2_lib.analysis import architecture
 from llama2_lib.config import ModelConfig, preset
 from llama2_lib.training.accounting import parameter_count
 
-TINY = ModelConfig(dim=32, n_layers=1, n_heads=8, n_kv_heads=8, vocab_size=40, multiple_of=8, max_seq_len=128)
+TINY = ModelConfig(dim=32, n_layers=1, n_heads=8, n_kv_heads=8, vocab_size=40, multiple_of=8, max_seq_len=512)
 
 
 @pytest.mark.parametrize("config", [preset("toy").model, preset("llama2_13b").model, TINY])
