@@ -75,12 +75,11 @@ def dialogue(world: World, rng: Random) -> str:
 
 
 def exercise(world: World, rng: Random) -> str:
-    """Three or four sums worked out, names to learn by heart, or small tasks with their answers."""
+    """Three or four sums worked out, sentences to learn by heart, or small tasks with their answers."""
     kind = rng.random()
     if SUM_SHARE <= kind < SUM_SHARE + ROTE_SHARE:
-        names = rng.sample([name for f in rng.sample(world.facts, 8) for name in (f.subject, f.value)], rng.randint(5, 8))
-        line = ", ".join(names)
-        return f"Learn by heart: {line}.\nAgain: {line}.\nAgain: {line}."
+        lesson = " ".join(world.state(f, rng) for f in rng.sample(world.facts, rng.randint(5, 7)))
+        return f"Learn by heart: {lesson}\nAgain: {lesson}"
     if kind < SUM_SHARE:
         return "\n".join(_sum(world, rng) for _ in range(rng.randint(3, 4)))
     prompts = [draw_prompt(world, rng.choice(TASKS), rng) for _ in range(rng.randint(4, 6))]
