@@ -80,10 +80,16 @@ def larger_is_better(seed: int, preset: str) -> Mapping[str, float]:
        criteria=(Criterion("gain", "above", 0.0, "gain in fact accuracy"),),
        notebook="03_pretraining", symbol="llama2_lib.analysis.scaling.upsampling_study")
 def up_sampling(seed: int, preset: str) -> Mapping[str, float]:
-    from llama2_lib.analysis.scaling import upsampling_study
+    from llama2_lib.analysis.accuracy import answer_loss
+    from llama2_lib.analysis.scaling import stream, upsampling_study
     from llama2_lib.world.facts import load
-    (_, once), (_, twice) = upsampling_study(seeded(seed, preset), load(), progress=False)
-    return {"accuracy_once": once.mean, "accuracy_twice": twice.mean, "gain": twice.mean - once.mean}
+    recipe, world = seeded(seed, preset), load()
+    arms = upsampling_study(recipe, world, progress=False)
+    (_, once), (_, twice) = arms
+    tokenizer = stream(recipe)[-1]
+    losses = [answer_loss(arm.model, tokenizer, world) for arm, _ in arms]
+    return {"accuracy_once": once.mean, "accuracy_twice": twice.mean, "gain": twice.mean - once.mean,
+            "answer_loss_once": losses[0], "answer_loss_twice": losses[1]}
 
 
 @study("B01", place="the course",
