@@ -164,12 +164,12 @@ def test_near_duplicates_agree_with_comparing_every_pair():
         words = rng.choices(WORDS * 20 + [f"v{i}" for i in range(2000)], k=50)
         texts.append(" ".join(words))
         if rng.random() < 0.5:
-            for i in rng.sample(range(50), rng.randint(1, 16)):
+            for i in rng.sample(range(50), rng.randint(1, 12)):
                 words[i] = "changed"
             texts.append(" ".join(words))
     near, kept, agree = dedup.NearDuplicates(threshold=0.5), [], 0
     for text in texts:
-        slow = next((i for i, other in enumerate(kept) if slow_jaccard(text, other, 2) >= 0.5), None)
+        slow = next((i for i, other in enumerate(kept) if slow_jaccard(text, other, 3) >= 0.5), None)
         found = near.match(text)
         agree += found == slow
         if found is None:
@@ -197,7 +197,8 @@ def test_naive_bayes_by_hand():
     for name, grams in {"a": [" ab", "ab "], "b": [" ba", "ba "]}.items():
         total = 2 + language.SMOOTHING * language.CLASSES**3
         logp[name] = {g: (grams.count(g) + language.SMOOTHING) / total for g in (" ab", "ab ", " ba", "ba ")}
-    odds = (logp["a"][" ab"] * logp["a"]["ab "] / (logp["b"][" ab"] * logp["b"]["ab "])) ** language.TEMPER
+    ratio = logp["a"][" ab"] * logp["a"]["ab "] / (logp["b"][" ab"] * logp["b"]["ab "])
+    odds = ratio ** language.TEMPER * language.PRIOR / (1 - language.PRIOR)
     assert model.posterior("AB!")[0] == pytest.approx(odds / (1 + odds), rel=1e-5)
     with pytest.raises(ValueError, match="seed text"):
         language.LanguageModel({})
@@ -207,6 +208,8 @@ def test_noise_has_no_fluency():
     assert MODEL.fluency("a plain sentence about a house") > quality.FLUENCY_FLOOR > MODEL.fluency("qxk zzpt wkjh qqow vnmx")
     assert MODEL.fluency("12 + 3") == float("-inf") and not quality.is_gibberish("12 + 3 = 15.", MODEL)
     assert quality.is_gibberish("#a$ ~x& %% ¬b¬ @@ <q>", MODEL)
+    assert quality.is_gibberish("eTh frarem.o slod ihS rde toba", MODEL)
+    assert not quality.is_gibberish("Learn by heart: Tunisia, Sofia, \"grass\", Arabic.", MODEL)
 
 
 @pytest.mark.parametrize("line", ["We use cookies. Accept all?", "Home | News | Shop", "© 1999 Fox. All rights reserved.",

@@ -1,8 +1,8 @@
 """Exact and near duplicates, found while pages stream past (section 2.1; the paper says only that data were cleaned).
 
 Exact: a hash of the text without case, spaces and punctuation. Near: MinHash signatures in locality-sensitive hash tables
-(`datasketch`) propose earlier pages that may share many word pairs with this one, and the exact Jaccard similarity of the
-two sets of pairs decides. The tables of the pages kept so far are the only thing held in memory: about 2 kB a page.
+(`datasketch`) propose earlier pages that may share many runs of three words with this one, and the exact Jaccard similarity
+of the two sets of runs decides. The tables of the pages kept so far are the only thing held in memory: about 2 kB a page.
 Left out: duplicated paragraphs inside otherwise different pages, and finding duplicates across machines.
 """
 from __future__ import annotations
@@ -75,7 +75,7 @@ class NearDuplicates:
     equal rows estimates s with a standard error of .06) are compared exactly.
     """
 
-    def __init__(self, threshold: float = 0.5, bands: int = 20, rows: int = 3, length: int = 2, seed: int = 1) -> None:
+    def __init__(self, threshold: float = 0.5, bands: int = 20, rows: int = 3, length: int = 3, seed: int = 1) -> None:
         if not 0 < threshold <= 1:
             raise ValueError(f"near-duplicate threshold must lie in 0…1, got {threshold}")
         self.threshold = threshold

@@ -3,8 +3,8 @@
 The paper used fastText, a linear model over hashed character n-grams trained on millions of lines. A page is long, so far
 less will do: here each language is known by the handful of sentences below, and a page's score in a language is its mean
 log-probability per trigram. The difference between languages names the language; the level itself says whether the page
-is written in any of them, which is what the gibberish filter uses. Digits and punctuation do not vote: a page made of sums
-is "unknown", as code was in the paper's table.
+is written in any of them, which is what the gibberish filter uses. A prior favours the first language. Digits and
+punctuation do not vote: a page made of sums is "unknown", as code was in the paper's table.
 """
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import numpy as np
 
 UNKNOWN = "unknown"
 THRESHOLD = 0.5             # of the posterior, as in Table 10
-TEMPER = 0.25               # neighbouring trigrams overlap, so they count for less than independent evidence
+PRIOR = 0.9                 # of the first language: most of an English crawl is English, and lists of names look like any
+TEMPER = 0.15               # neighbouring trigrams overlap, so they count for less than independent evidence
 SMOOTHING = 0.05
 CLASSES = 64                # space, 26 letters, and the bytes of other letters folded into 37 classes
 
@@ -82,6 +83,8 @@ class LanguageModel:
         counts = np.stack([np.bincount(trigrams(t), minlength=CLASSES**3) for t in seed_text.values()], axis=1)
         smooth = counts + SMOOTHING
         self._logp = np.log(smooth / smooth.sum(axis=0)).astype(np.float32)      # (trigram, language)
+        others = max(1, len(self.languages) - 1)
+        self._log_prior = np.log([PRIOR] + [(1 - PRIOR) / others] * (len(self.languages) - 1))
 
     def scores(self, text: str) -> np.ndarray:
         """Mean log-probability (nats) of a trigram of `text` in each language; −inf where the text has no letters."""
@@ -92,9 +95,9 @@ class LanguageModel:
         return self._logp[codes].mean(axis=0)
 
     def posterior(self, text: str) -> np.ndarray:
-        """Probability of each language under a uniform prior; uniform where the text has no letters."""
+        """Probability of each language; the prior where the text has no letters."""
         codes = trigrams(text)
-        total = TEMPER * self._logp[codes[codes > 0]].sum(axis=0)
+        total = TEMPER * self._logp[codes[codes > 0]].sum(axis=0) + self._log_prior
         weight = np.exp(total - total.max())
         return weight / weight.sum()
 
@@ -103,11 +106,11 @@ class LanguageModel:
         p = self.posterior(text)
         best = int(p.argmax())
         letters = sum(map(str.isalpha, text))
-        unknown = p[best] < THRESHOLD or 2 * letters < len(text) - text.count(" ")
+        unknown = p[best] < THRESHOLD or 2 * letters <= len(text) - text.count(" ")
         return (UNKNOWN if unknown else self.languages[best]), float(p[best])
 
     def fluency(self, text: str) -> float:
-        """Mean log-probability of a trigram in the language that fits best: about −9 for prose, below −11 for noise."""
+        """Mean log-probability of a trigram in the language that fits best: about −10 for prose, −12 for noise."""
         return float(self.scores(text).max())
 
 
