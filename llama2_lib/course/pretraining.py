@@ -13,6 +13,7 @@ from llama2_lib.config import OptimConfig, PretrainConfig, Recipe
 from llama2_lib.course.plots import GREY, figure, table
 from llama2_lib.training import accounting, trainer
 
+WINDOW = 20            # steps of the running mean of a long run
 A100_TFLOPS = 312      # bf16, dense, by NVIDIA's data sheet
 TITLES = {"loss": "loss, nats a token", "lr": "learning rate", "grad_norm": "gradient norm"}
 
@@ -38,11 +39,15 @@ def schedule(warmup: int, floor: float, total: int) -> Figure:
 
 
 def histories(runs: Mapping[str, Sequence[dict]], keys: Sequence[str] = ("loss", "grad_norm"), level: float = 0.0) -> Figure:
-    """One panel a key, one line a run; a dotted line at `level` in the first panel."""
+    """One panel a key, one line a run, smoothed where a run is long; a dotted line at `level` in the first panel."""
     fig, axes = figure(1, len(keys), height=2.6, squeeze=False)
     for ax, key in zip(axes[0], keys, strict=True):
         for name, history in runs.items():
-            ax.plot([r["step"] for r in history], [r[key] for r in history], label=name, linewidth=1.1)
+            values = np.array([r[key] for r in history])
+            smooth = np.convolve(values, np.ones(WINDOW) / WINDOW, "valid") if len(values) > 10 * WINDOW else values
+            (line,) = ax.plot(range(len(values) - len(smooth) + 1, len(values) + 1), smooth, label=name, linewidth=1.3)
+            if len(smooth) < len(values):
+                ax.plot(range(1, len(values) + 1), values, color=line.get_color(), alpha=0.25, linewidth=0.7, linestyle="-")
         ax.set(title=TITLES[key], xlabel="step")
     if level:
         axes[0][0].axhline(level, color=GREY, linewidth=0.8, linestyle=":")
