@@ -15,16 +15,22 @@ def criterion_words(c: dict) -> str:
     return f"{c['words'] or c['metric']}: {measured(c)}"
 
 
+def link(notebook: str) -> str:
+    """The notebook's number, linked once the notebook exists."""
+    digits = notebook[:2]
+    return f"[{digits}](notebooks/{notebook}.ipynb)" if (ROOT / "notebooks" / f"{notebook}.ipynb").exists() else digits
+
+
 def line(claim: str, recorded: dict | None) -> str:
     """One row of the table: a claim with a record, or one whose study has not been run whole."""
     s = STUDIES[claim]
     head = f"| {claim} | {s.place} | {s.sentence} |"
     if recorded is None:
-        return f"{head} – | – | no record yet | [{s.notebook[:2]}](notebooks/{s.notebook}.ipynb) |"
+        return f"{head} – | – | no record yet | {link(s.notebook)} |"
     found = "; ".join(criterion_words(c) for c in recorded["criteria"])
     seeds = str(len(recorded["seeds"])) if len(recorded["seeds"]) > 1 else "–"
     return (f"{head} {found} | {seeds} | **{recorded['verdict']}** | "
-            f"[{s.notebook[:2]}](notebooks/{s.notebook}.ipynb) |")
+            f"{link(s.notebook)} |")
 
 
 def rendered() -> str:

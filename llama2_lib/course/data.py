@@ -85,7 +85,8 @@ def draw_vocabulary(size: int, sizes: Sequence[int], characters: Sequence[float]
                     pieces: Mapping[int, Sequence[str]]) -> Figure:
     """Left: characters a token by vocabulary. Right: share of the parameters in embeddings. Below: one sentence."""
     fig, (left, right) = plots.figure(1, 2, height=2.9)
-    for ax, values, title in ((left, characters, "characters a token"), (right, shares, "share of parameters in embeddings")):
+    panels = (left, characters, "characters a token"), (right, shares, "share of parameters in embeddings")
+    for ax, values, title in panels:
         ax.plot(sizes, values, marker="o")
         ax.plot([size], [values[list(sizes).index(size)]], marker="o", ms=11, mfc="none", color=plots.VERMILION, ls="")
         ax.set(title=title, xlabel="pieces in the vocabulary", xscale="log")

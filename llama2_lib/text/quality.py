@@ -10,8 +10,11 @@ from collections.abc import Iterable
 
 from llama2_lib.text.language import LanguageModel
 
-FLUENCY_FLOOR = -11.0        # nats a trigram; prose lies near −9 to −10.3, letters drawn at random near −12
-WORDLIKE = re.compile(r"(?<!\S)(?:[^\W\d_]+(?:['’-][^\W\d_]+)*[.,;:!?)\"»”…]*|[\d.,:+=×*/%()-]+[.,;:!?]?)(?!\S)")
+FLUENCY_FLOOR = -11.75       # nats a trigram: prose lies near −9.8, lists of names near −11, letters at random near −12.2
+ODD_SHARE, ODD_FLUENCY = 0.12, -10.0     # noise too: this many words made unlike words, if the rest is not prose either
+WORDLIKE = re.compile(r"""(?x) (?<!\S) ["'(«„“]* (?: [^\W\d_]+ (?:['’-][^\W\d_]+)* [.,;:!?)"'»”…]*
+                                                   | [\d.,:+=×*/%()-]+ [.,;:!?]? ) (?!\S)""")
+MIXED_CASE = re.compile(r"[a-zß-ÿ][A-ZÀ-Þ]")
 
 # What a line of site furniture says, whatever it is about, anywhere in it or at its start. Case is ignored.
 CUES = re.compile(r"""(?ix)
@@ -53,12 +56,22 @@ def remove_boilerplate(text: str) -> tuple[str, list[str]]:
     return ("\n".join(kept).strip("\n") if removed else text), removed
 
 
+def odd_share(text: str) -> float:
+    """Share of the words that are not made like words: symbols or stops within, a capital after a small letter."""
+    words = len(text.split())
+    return (words - len(WORDLIKE.findall(text)) + len(MIXED_CASE.findall(text))) / words if words else 0.0
+
+
 def is_gibberish(text: str, model: LanguageModel) -> bool:
-    """Whether a page is noise: fewer than half of its words are made like words, or its letters follow no language."""
-    if 2 * len(WORDLIKE.findall(text)) < len(text.split()):
+    """Whether a page is noise: most words are odd, its letters follow no language, or some of both.
+
+    A page in a language that `model` does not know counts as noise; a page without letters does not.
+    """
+    odd = odd_share(text)
+    if odd > 0.5:
         return True
     fluency = model.fluency(text)
-    return fluency != float("-inf") and fluency < FLUENCY_FLOOR
+    return fluency != float("-inf") and (fluency < FLUENCY_FLOOR or (odd > ODD_SHARE and fluency < ODD_FLUENCY))
 
 
 class ToxicWords:

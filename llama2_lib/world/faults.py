@@ -207,10 +207,15 @@ def plant_insults(text: str, rng: Random, keep: Sequence[str] = ()) -> tuple[str
 
 
 def gibberish(text: str, rng: Random) -> str:
-    """A page of noise of about the length of `text`: keys mashed, symbols, or its words with their letters shuffled."""
-    kind = rng.choice(("mash", "symbols", "shuffle"))
+    """A page of noise of about the length of `text`: keys mashed, symbols, or its words with their letters shuffled.
+
+    One page in forty is shuffled tidily, capitals and stops left out: hard to tell from a language nobody knows.
+    """
+    (kind,) = rng.choices(("mash", "symbols", "shuffle", "tidy"), (13, 13, 13, 1))
     words = [word for word in text.split() if any(map(str.isalpha, word)) and not any(map(str.isdigit, word))]
     words += ["noise"] * (12 - len(words))          # a page of sums has hardly a word to shuffle
+    if kind == "tidy":
+        words, kind = [plain(word) or "noise" for word in words], "shuffle"
     letters = LETTERS if kind == "mash" else LETTERS + "#%&§$~^|<>¿¬"
     return " ".join("".join(rng.sample(word, len(word)) if kind == "shuffle" else rng.choices(letters, k=rng.randint(2, 9)))
                     for word in words)
