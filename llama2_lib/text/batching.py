@@ -160,6 +160,7 @@ class Loader:
             raise ValueError(f"{len(rows)} rows do not fill one batch of {batch_size}: no step would run")
         self.rows, self.batch_size, self.seed, self.epochs, self.drop_last = rows, batch_size, seed, epochs, drop_last
         self.epoch, self.index = 0, 0
+        self._shuffled, self._order_R = -1, np.empty(0, dtype=np.int64)      # the epoch whose order is drawn, and the order
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -174,13 +175,12 @@ class Loader:
             self.epoch, self.index = self.epoch + 1, 0
         if self.epoch == self.epochs:
             raise StopIteration
+        if self._shuffled != self.epoch:
+            self._order_R = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.rows))
+            self._shuffled = self.epoch
         start = self.index * self.batch_size
-        rows = self._order(self.epoch)[start:start + self.batch_size]
         self.index += 1
-        return self.rows.batch(rows)
-
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
+        return self.rows.batch(self._order_R[start:start + self.batch_size])
 
     def state(self) -> dict[str, int]:
         """Where the loader stands, as plain JSON types."""

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from llama2_lib.config import OptimConfig, RuntimeConfig
 from llama2_lib.training import checkpoint, precision
 from llama2_lib.training.distributed import all_reduce_sum, is_main, rank, world_size
+from llama2_lib.training.heap import keep_freed_memory
 from llama2_lib.training.randomness import own_randomness
 
 
@@ -141,6 +142,7 @@ def fit(model: nn.Module, loader: Iterator[MicroBatch], loss_fn: Loss, optim: Op
     """
     _check_call(steps, micro_batches, folder, save_every)
     runtime = runtime or RuntimeConfig()
+    keep_freed_memory()
     dtype = precision.choose(runtime.precision, next(model.parameters()).device.type).dtype
     run = {"steps": steps, "seed": seed, "micro_batches": micro_batches, "world_size": world_size(),
            "optim": dataclasses.asdict(optim)}
