@@ -57,8 +57,8 @@ def test_a_preset_is_called_by_its_name_and_can_be_written_as_json(name):
     assert json.loads(json.dumps(config.as_dict(recipe)))["model"]["dim"] == recipe.model.dim
 
 
-def test_toy_is_under_a_million_parameters_and_small_near_a_hundred_million():
-    assert count(preset("toy").model) < 1_000_000
+def test_toy_has_little_over_a_million_parameters_and_small_near_a_hundred_million():
+    assert count(preset("toy").model) < 1_500_000
     assert 60e6 < count(preset("small").model) < 130e6
 
 

@@ -29,7 +29,7 @@ STATISTICS, TOKENIZER = "statistics.json", "tokenizer.model"
 TOKENIZER_DOCUMENTS = 200_000          # the tokenizer is learned from this many documents at most
 CHAT_MARKS = [f"{B_SYS} {E_SYS} {B_INST} {E_INST}"] * 1000    # so that the marks of the chat format cost few tokens
 WRITING = "world/*.py"                 # the code that decides what the corpus holds: all of the world but its judges,
-JUDGING = ("oracle.py", "judges.py")
+JUDGING = ("oracle.py", "judges.py", "annotators.py")
 CLEANING = ("cleaning", "dedup", "language", "pii", "quality", "tokenizer")     # and of text, what cleans
 
 

@@ -98,6 +98,11 @@ class World:
         """The subjects of one table: `subjects("animals")`."""
         return tuple(self._subjects.get(table, ()))
 
+    @functools.cached_property
+    def groups(self) -> tuple[tuple[Fact, ...], ...]:
+        """The facts of each subject together, in the order of the tables."""
+        return tuple(tuple(facts) for table in self._subjects.values() for facts in table.values())
+
     def about(self, fact: Fact) -> tuple[Fact, ...]:
         """All facts about the subject of `fact`, itself included."""
         return tuple(self._subjects[self.relations[fact.relation].table][fact.subject])

@@ -12,15 +12,15 @@ from random import Random
 
 from llama2_lib.world import writing
 from llama2_lib.world.dialogs import conversation, draw_prompt, draw_rule, howtos
-from llama2_lib.world.facts import World, sum_pairs, worked_sum
-from llama2_lib.world.prompts import HELD_OUT
+from llama2_lib.world.facts import Fact, World, fill, sum_pairs, worked_sum
+from llama2_lib.world.prompts import HELD_OUT, UNSAFE
 from llama2_lib.world.replies import answer, demonstration, steps_text
 
 # Share of each source among new pages. Facts and exercises take most: a small model must meet each many times.
-SHARES: Mapping[str, float] = {"encyclopedia": 0.26, "stories": 0.07, "poems": 0.07, "howtos": 0.07, "dialogues": 0.2,
-                               "exercises": 0.33}
+SHARES: Mapping[str, float] = {"encyclopedia": 0.21, "stories": 0.06, "poems": 0.06, "howtos": 0.08, "dialogues": 0.25,
+                               "exercises": 0.34}
 TASKS = ("copy", "copy", "copy", "copy", "copy", "reverse", "last", "list", "dated")
-SUM_SHARE, ROTE_SHARE, LONG_SHARE, RULE_SHARE = 0.55, 0.2, 0.25, 0.5
+SUM_SHARE, ROTE_SHARE, LONG_SHARE, RULE_SHARE = 0.42, 0.1, 0.25, 0.5
 
 
 def encyclopedia(world: World, rng: Random) -> str:
@@ -29,14 +29,21 @@ def encyclopedia(world: World, rng: Random) -> str:
     A page that stays with its subject says its name again and again: that is where a model learns to copy.
     """
     if rng.random() < 0.25:
-        facts = rng.sample(world.facts, rng.randint(6, 9))
-    else:
-        facts = []
-        for first in rng.sample(world.facts, rng.randint(3, 4)):
-            about = list(world.about(first))
-            rng.shuffle(about)
-            facts += [f for f in about if f not in facts]
-    return " ".join(world.state(f, rng) for f in facts)
+        return " ".join(world.state(f, rng) for f in _facts(world, rng.randint(6, 9), rng))
+    return " ".join(_about(world, group, rng) for group in rng.sample(world.groups, rng.randint(3, 5)))
+
+
+def _facts(world: World, n: int, rng: Random) -> list[Fact]:
+    """One fact about each of `n` subjects, so that a subject with one fact is met as often as one with four."""
+    return [rng.choice(group) for group in rng.sample(world.groups, n)]
+
+
+def _about(world: World, group: tuple[Fact, ...], rng: Random) -> str:
+    """All facts of one subject; a lone fact is said in each of its wordings."""
+    if len(group) == 1:
+        statements = world.relations[group[0].relation].statements
+        return " ".join(fill(s, group[0].subject, group[0].value) for s in rng.sample(statements, len(statements)))
+    return " ".join(world.state(f, rng) for f in rng.sample(group, len(group)))
 
 
 def story_page(world: World, rng: Random) -> str:
@@ -56,17 +63,19 @@ def _titled(kind: str, write: Callable[[World, str, Random], str], world: World,
 
 
 def howto_page(world: World, rng: Random) -> str:
-    """A how-to among facts, never a held-out one. Two on a page would make copies of pages: there are few how-tos."""
+    """A how-to among facts, told or asked for, never a held-out one. Two would make copies: there are few how-tos."""
     howto = rng.choice([h for h in howtos(world) if h.split != HELD_OUT])
-    parts = [world.state(f, rng) for f in rng.sample(world.facts, rng.randint(4, 6))]
-    parts.insert(rng.randint(0, len(parts)), f"How to {howto.request}: {steps_text(howto)}")
+    parts = [world.state(f, rng) for f in _facts(world, rng.randint(4, 6), rng)]
+    asked = howto.kind != UNSAFE and rng.random() < 0.5
+    head = f"Question: How do I {howto.request}?\nAnswer:" if asked else f"How to {howto.request}:"
+    parts.insert(rng.randint(0, len(parts)), f"{head} {steps_text(howto)}")
     return "\n".join(parts)
 
 
 def dialogue(world: World, rng: Random) -> str:
     """An interview on facts, or a transcript of two to twelve turns, half of them under a rule that every reply keeps."""
-    if rng.random() < 0.6:
-        facts = rng.sample(world.facts, rng.randint(4, 6))
+    if rng.random() < 0.7:
+        facts = _facts(world, rng.randint(4, 6), rng)
         return "\n".join(f"Question: {world.ask(f, rng)}\nAnswer: {answer(world, f, rng)}" for f in facts)
     rule = draw_rule(world, rng) if rng.random() < RULE_SHARE else None
     turns = rng.randint(6, 12) if rng.random() < LONG_SHARE else rng.randint(2, 5)
@@ -78,7 +87,7 @@ def exercise(world: World, rng: Random) -> str:
     """Three or four sums worked out, sentences to learn by heart, or small tasks with their answers."""
     kind = rng.random()
     if SUM_SHARE <= kind < SUM_SHARE + ROTE_SHARE:
-        lesson = " ".join(world.state(f, rng) for f in rng.sample(world.facts, rng.randint(5, 7)))
+        lesson = " ".join(world.state(f, rng) for f in _facts(world, rng.randint(5, 7), rng))
         return f"Learn by heart: {lesson}\nAgain: {lesson}"
     if kind < SUM_SHARE:
         return "\n".join(_sum(world, rng) for _ in range(rng.randint(3, 4)))
