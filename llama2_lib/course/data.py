@@ -1,15 +1,24 @@
-"""The pictures of notebook 02: the way of a page, MinHash and its S-curve, the mixture, vocabularies, Table 10.
+"""What notebook 02 leans on: its pictures, and the small work on pages that would only be in the way there.
 
-Drawing only; what is drawn is computed by the notebook or the library. Paper: sections 2.1, 2.2 and 4.1, Table 10.
+Paper: sections 2.1, 2.2 and 4.1, Table 10.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+import sentencepiece
 from matplotlib.figure import Figure
 
+from llama2_lib.config import ModelConfig
 from llama2_lib.course import plots
+from llama2_lib.text.cleaning import Score
+from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.training.accounting import parameter_count
+from llama2_lib.world.web import Page
 
 STATIONS = (("pages", ""), ("language", "sort"), ("personal\ndata", "cut out"), ("furniture", "cut out"),
             ("noise", "drop"), ("copies", "drop"), ("insults,\nbenchmark", "report"), ("mixture", "repeat"))
@@ -81,19 +90,34 @@ def draw_mixture(before: Mapping[str, float], after: Mapping[str, float]) -> Fig
     return fig
 
 
-def draw_vocabulary(size: int, sizes: Sequence[int], characters: Sequence[float], shares: Sequence[float],
-                    pieces: Mapping[int, Sequence[str]]) -> Figure:
+SENTENCE = "A story about a clever little fox and 38 bells."
+
+
+def characters_a_token(tokenizer: Tokenizer, texts: Sequence[str]) -> float:
+    """Mean characters a token over all texts."""
+    return sum(map(len, texts)) / sum(map(len, tokenizer.encode_batch(texts)))
+
+
+def embedding_share(model: ModelConfig, size: int) -> float:
+    """Share of a model's parameters that sit in input and output embeddings if its vocabulary had `size` pieces."""
+    return 2 * size * model.dim / parameter_count(replace(model, vocab_size=size))
+
+
+def draw_vocabulary(size: int, texts: Sequence[str], vocabularies: Mapping[int, Tokenizer], model: ModelConfig) -> Figure:
     """Left: characters a token by vocabulary. Right: share of the parameters in embeddings. Below: one sentence."""
     fig, (left, right) = plots.figure(1, 2, height=2.9)
-    panels = (left, characters, "characters a token"), (right, shares, "share of parameters in embeddings")
-    for ax, values, title in panels:
+    sizes = list(vocabularies)
+    characters = [characters_a_token(t, texts[:300]) for t in vocabularies.values()]
+    shares = [embedding_share(model, n) for n in sizes]
+    for ax, values, title in ((left, characters, "characters a token"), (right, shares, "share of all parameters")):
         ax.plot(sizes, values, marker="o")
-        ax.plot([size], [values[list(sizes).index(size)]], marker="o", ms=11, mfc="none", color=plots.VERMILION, ls="")
+        ax.plot([size], [values[sizes.index(size)]], marker="o", ms=11, mfc="none", color=plots.VERMILION, ls="")
         ax.set(title=title, xlabel="pieces in the vocabulary", xscale="log")
         ax.set_xticks(sizes, [str(s) for s in sizes], fontsize=8)
         ax.minorticks_off()
-    text = " ".join(p.replace("▁", "·") for p in pieces[size])
-    fig.supxlabel(f"{len(pieces[size])} pieces:  {text}", fontsize=9, family="monospace")
+    pieces = vocabularies[size].pieces(SENTENCE)
+    text = " ".join(p.replace("▁", "·") for p in pieces)
+    fig.supxlabel(f"{len(pieces)} pieces:  {text}", fontsize=9, family="monospace")
     return fig
 
 
@@ -110,3 +134,62 @@ def draw_languages(ours: Mapping[str, float]) -> Figure:
     ax.set(yscale="log", ylabel="percent of documents", ylim=(0.05, 300))
     ax.legend()
     return fig
+
+
+# ------------------------------------------------------------------------------------------------ small work on pages
+
+FAULTS = {"personal data": "pii", "furniture": "boilerplate", "insult": "toxic", "noise": "gibberish",
+          "benchmark text": "contaminated", "exact copy": "duplicate_of", "near copy": "near_duplicate_of"}
+
+
+def has(page: Page, field: str) -> bool:
+    """Whether the fault was planted in the page; page number 0 may be copied, so `duplicate_of` 0 counts."""
+    return getattr(page, field) not in ((), False, None)
+
+
+def glimpse(page: Page, field: str, width: int = 100) -> str:
+    """A line of the page, around the first planted piece where there is one."""
+    planted = getattr(page, field)
+    pieces = [piece for piece in planted if isinstance(piece, str)] if isinstance(planted, tuple) else []
+    start = max(0, page.text.find(pieces[0]) - width // 3) if pieces else 0
+    return page.text[start:start + width].replace("\n", " ⏎ ")
+
+
+def marks(pages: Iterable[Page], find: Callable[[str], list[str]], planted: Callable[[Page], Sequence[str]]) -> Score:
+    """How well find(text) gives the pieces planted(page), counted piece by piece."""
+    score = Score()
+    for page in pages:
+        found, truth = Counter(find(page.text)), Counter(planted(page))
+        score.hits += (found & truth).total()
+        score.misses += (truth - found).total()
+        score.false_alarms += (found - truth).total()
+    return score
+
+
+def page_pairs(pages: Sequence[Page]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(near copies with their originals, pairs of honest English pages of one source), as texts."""
+    copies = [(p.text, pages[p.near_duplicate_of].text) for p in pages if p.near_duplicate_of is not None]
+    honest: list[tuple[str, str]] = []
+    for source in sorted({p.source for p in pages}):
+        texts = [p.text for p in pages if p.source == source and p.language == "en" and not (p.marked or p.gibberish)
+                 and p.duplicate_of is None and p.near_duplicate_of is None]
+        honest += list(zip(texts[::2], texts[1::2], strict=False))[:50]
+    return copies, honest
+
+
+def pages_left(statistics: Mapping) -> dict[str, int]:
+    """Pages left after each filter that drops pages, from the statistics of a corpus."""
+    counts = statistics["counts"]
+    left = {"crawled": counts["pages"]}
+    for step in ("empty", "gibberish", "exact_duplicates", "near_duplicates"):
+        left[f"without {step.replace('_', ' ')}"] = list(left.values())[-1] - counts.get(step, 0)
+    return left
+
+
+def train_pieces(texts: Iterable[str], vocab_size: int, split_digits: bool) -> sentencepiece.SentencePieceProcessor:
+    """A SentencePiece BPE model with digits split or not; the library's tokenizer always splits them."""
+    lines, model = (line for text in texts for line in text.split("\n") if line.strip()), io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=lines, model_writer=model, vocab_size=vocab_size, model_type="bpe", split_digits=split_digits,
+        byte_fallback=True, num_threads=1, minloglevel=2)
+    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())

@@ -103,3 +103,40 @@ def facts_by_completion(seed: int, preset: str) -> Mapping[str, float]:
     base = road.build("pretrain", seeded(seed, preset))
     return {"accuracy": fact_accuracy(base.model, base.tokenizer, load()).mean,
             "sums": sum_accuracy(base.model, base.tokenizer, seed=seed).mean}
+
+
+@study("B02", place="the course",
+       sentence="After fine-tuning the chat model answers questions on facts that no demonstration asked, at T = 0.3.",
+       criteria=(Criterion("accuracy", "mean at least", 0.90, "facts answered"),),
+       notebook="04_supervised_fine_tuning", symbol="llama2_lib.analysis.chat.chat_fact_accuracy")
+def facts_in_chat(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.chat import chat_fact_accuracy
+    from llama2_lib.stages import road
+    from llama2_lib.world.facts import load
+    chat, world = road.build("sft", seeded(seed, preset)), load()
+    return {"accuracy": chat_fact_accuracy(chat.model, chat.tokenizer, world, seed=seed).mean,
+            "asked_in_fine_tuning": chat_fact_accuracy(chat.model, chat.tokenizer, world, "train", seed=seed).mean}
+
+
+@study("B03", place="the course",
+       sentence="After fine-tuning the chat model adds numbers whose sum stands in no page and no demonstration, greedily.",
+       criteria=(Criterion("accuracy", "mean at least", 0.80, "sums right"),),
+       notebook="04_supervised_fine_tuning", symbol="llama2_lib.analysis.chat.chat_sum_accuracy")
+def sums_in_chat(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.chat import chat_sum_accuracy
+    from llama2_lib.stages import road
+    from llama2_lib.world.facts import load
+    chat = road.build("sft", seeded(seed, preset))
+    return {"accuracy": chat_sum_accuracy(chat.model, chat.tokenizer, load(), count=400, seed=seed).mean}
+
+
+@study("C07", place="§3.1",
+       sentence="Few clean demonstrations beat ten times as many noisy ones, at the same number of optimiser steps.",
+       criteria=(Criterion("gain", "above", 0.0, "gold score of the clean few minus the noisy many"),),
+       notebook="04_supervised_fine_tuning", symbol="llama2_lib.analysis.demonstrations.quality_study")
+def quality_over_quantity(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.demonstrations import quality_study
+    from llama2_lib.stages import road
+    recipe = seeded(seed, preset)
+    road.build("pretrain", recipe)
+    return quality_study(recipe, road.workdir(recipe), seed)
