@@ -35,6 +35,12 @@ def arms(config: SFTConfig, few: int, noise: float = NOISE, ratio: int = RATIO) 
             "noisy_many": replace(config, demonstrations=few * ratio, noise=noise)}
 
 
+def equal_steps(sides: Mapping[str, SFTConfig], tokenizer: Tokenizer, world: World, seed: int) -> int:
+    """The optimiser steps that every side has data for: the last, smaller batch of each epoch makes their numbers differ."""
+    return min(config.epochs * len(sft.loader(sft.demonstrations(world, config, seed), tokenizer, config, seed))
+               for config in sides.values())
+
+
 def tuned(base: Transformer, tokenizer: Tokenizer, world: World, config: SFTConfig, recipe: Recipe, seed: int,
           title: str = "", **how: object) -> tuple[Transformer, list[dict]]:
     """A copy of `base`, fine-tuned on the demonstrations of `config`; the base model stays as it is."""
@@ -53,8 +59,10 @@ def quality_study(recipe: Recipe, workdir: Path, seed: int, few: int | None = No
     base, tokenizer = checkpoint.load_model(workdir / "pretrain"), Tokenizer.load(workdir / "pretrain" / "tokenizer.model")
     world = world_for(recipe.world)
     found: dict[str, float] = {}
-    for name, config in arms(recipe.sft, few or recipe.sft.demonstrations // RATIO, noise).items():
-        model, history = tuned(base, tokenizer, world, config, recipe, seed)
+    sides = arms(recipe.sft, few or recipe.sft.demonstrations // RATIO, noise)
+    steps = equal_steps(sides, tokenizer, world, seed)
+    for name, config in sides.items():
+        model, history = tuned(base, tokenizer, world, config, recipe, seed, steps=steps)
         judged = chat.gold(model, tokenizer, world, count, TEMPERATURE, seed)
         found[f"gold_{name}"] = chat.mean_gold(judged)
         found[f"helpful_{name}"] = sum(j.gold.helpful for j in judged) / count

@@ -130,7 +130,7 @@ def sums_in_chat(seed: int, preset: str) -> Mapping[str, float]:
     return {"accuracy": chat_sum_accuracy(chat.model, chat.tokenizer, load(), count=400, seed=seed).mean}
 
 
-@study("C07", place="§3.1",
+@study("C07", place="§3.1", version=2,
        sentence="Few clean demonstrations beat ten times as many noisy ones, at the same number of optimiser steps.",
        criteria=(Criterion("gain", "above", 0.0, "gold score of the clean few minus the noisy many"),),
        notebook="04_supervised_fine_tuning", symbol="llama2_lib.analysis.demonstrations.quality_study")

@@ -73,13 +73,14 @@ def loader(dialogues: Iterator[Dialog], tokenizer: Tokenizer, config: SFTConfig,
 
 
 def tune(model: Transformer, tokenizer: Tokenizer, dialogues: Iterator[Dialog], config: SFTConfig, recipe: Recipe,
-         title: str = "", **how: object) -> list[dict]:
+         title: str = "", steps: int | None = None, **how: object) -> list[dict]:
     """Fine-tune `model` in place on `dialogues` for `config.epochs` epochs; the records of the steps come back.
 
-    how: `supervise`, `pack` and `isolate`, as `loader` takes them.
+    steps: fewer than the epochs have, with a schedule of that length. how: `supervise`, `pack` and `isolate`, as `loader`
+    takes them.
     """
     batches = loader(dialogues, tokenizer, config, recipe.seed, **how)
-    return trainer.fit(model, batches, sft_loss, config.optim, config.epochs * len(batches), runtime=recipe.runtime,
+    return trainer.fit(model, batches, sft_loss, config.optim, steps or config.epochs * len(batches), runtime=recipe.runtime,
                        seed=recipe.seed, title=title)
 
 
