@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from llama2_lib.analysis.accuracy import Accuracy
 from llama2_lib.analysis.scaling import Trained
@@ -25,6 +26,7 @@ def schedules(configs: Mapping[str, PretrainConfig]) -> Figure:
         steps = np.unique(np.linspace(0, config.steps - 1, 400).astype(int))
         ax.plot(steps, [trainer.lr_at(int(s), config.optim, config.steps) for s in steps])
         ax.set(title=f"{name}: {config.steps:,} steps", xlabel="step", ylabel="learning rate")
+        ax.xaxis.set_major_locator(MaxNLocator(4))
     return fig
 
 
