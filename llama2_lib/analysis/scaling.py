@@ -24,17 +24,20 @@ from llama2_lib.training.accounting import parameter_count
 from llama2_lib.world.facts import World
 
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)                  # of the recipe's width: the four sizes of Figure 5
+LATE = 0.8                                         # of the steps: where a last stretch of training begins
 SMOOTH = 8                                         # steps that a point of a drawn curve is the mean of
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One arm of a study. validation_loss: nats per token on text no arm was trained on."""
+    """One arm of a study. validation_loss: nats per token on text no arm was trained on; late_loss: the same, after a share
+    LATE of the steps."""
     name: str
     model: Transformer
     parameters: int
     history: list[dict]
     validation_loss: float
+    late_loss: float
 
     def curve(self, width: int = SMOOTH) -> tuple[list[int], list[float]]:
         """(tokens seen, mean loss of the last `width` steps), one point for every `width` steps."""
@@ -68,10 +71,17 @@ def train_arm(name: str, recipe: Recipe, train_N: np.ndarray, validation_N: np.n
     config = recipe.pretrain
     torch.manual_seed(recipe.seed)
     model = Transformer(recipe.model)
+
+    def held_out_loss(step: int, record: dict) -> None:
+        if step in (max(1, round(LATE * config.steps)), config.steps):
+            record["held_out"] = pretrain.validation_loss(model.eval(), validation_N, config.seq_len)
+            model.train()
+
     history = trainer.fit(model, pretrain.loader(train_N, config, recipe.seed), pretrain.pretrain_loss, config.optim,
-                          config.steps, runtime=recipe.runtime, seed=recipe.seed, title=name if progress else "")
-    loss = pretrain.validation_loss(model.eval(), validation_N, config.seq_len)
-    return Trained(name, model, parameter_count(recipe.model), history, loss)
+                          config.steps, runtime=recipe.runtime, seed=recipe.seed, on_step=held_out_loss,
+                          title=name if progress else "")
+    late, last = [r["held_out"] for r in history if "held_out" in r][0], history[-1]["held_out"]
+    return Trained(name, model.eval(), parameter_count(recipe.model), history, last, late)
 
 
 def with_budget(recipe: Recipe, tokens: int) -> Recipe:
