@@ -1,0 +1,126 @@
+"""Reward models: losses by hand, scores that padding and neighbours cannot change, and a preference that can be learned."""
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from llama2_lib.config import ModelConfig, OptimConfig, RuntimeConfig
+from llama2_lib.model.transformer import Transformer
+from llama2_lib.stages import reward
+from llama2_lib.text.batching import Loader
+from llama2_lib.training import trainer
+
+CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=50, multiple_of=8, max_seq_len=32)
+
+
+def fresh(seed=0):
+    torch.manual_seed(seed)
+    return reward.RewardModel(Transformer(CONFIG))
+
+
+def test_the_ranking_loss_by_hand_and_in_the_extremes():
+    found = reward.ranking_loss(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 1.0]), torch.tensor([0.5, 0.0]))
+    assert found.item() == pytest.approx((math.log1p(math.exp(-0.5)) + math.log1p(math.exp(1))) / 2)
+    assert reward.ranking_loss(torch.tensor([-500.0]), torch.tensor([500.0]), 3.0).item() == pytest.approx(1003)
+    assert reward.ranking_loss(torch.tensor([500.0]), torch.tensor([-500.0])).item() == 0
+    with pytest.raises(ValueError, match="each chosen score"):
+        reward.ranking_loss(torch.zeros(2), torch.zeros(1))
+
+
+def test_a_larger_margin_costs_more_and_pushes_harder():
+    chosen = torch.tensor([1.0], requires_grad=True)
+    pushes = []
+    for margins in reward.MARGINS:
+        loss = reward.ranking_loss(chosen, torch.zeros(1), reward.margin_of("significantly better", margins))
+        pushes.append((loss.item(), -torch.autograd.grad(loss, chosen)[0].item()))
+    assert pushes == sorted(pushes)
+    assert len(set(pushes)) == 3
+
+
+def test_margins_are_table_27s():
+    grades = ("significantly better", "better", "slightly better", "negligibly better or unsure")
+    assert [reward.margin_of(g, "large") for g in grades] == [3, 2, 1, 0]
+    assert [reward.margin_of(g, "small") for g in grades] == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    with pytest.raises(ValueError, match="no grade 'great'"):
+        reward.margin_of("great")
+    with pytest.raises(ValueError, match="got 'huge'"):
+        reward.margin_of("better", "huge")
+
+
+def test_the_safety_loss_counts_labelled_replies_alone():
+    scores, labels = torch.tensor([2.0, -1.0, 9.0]), torch.tensor([1.0, 0.0, reward.NO_LABEL])
+    expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))) / 2
+    assert reward.safety_loss(scores, labels).item() == pytest.approx(expected)
+    assert reward.safety_loss(scores, torch.full((3,), reward.NO_LABEL)).item() == 0
+
+
+def test_neither_padding_nor_neighbours_change_a_score():
+    model = fresh().eval()
+    rows = [[3, 4, 5], [6, 7, 8, 9, 10, 11, 12], [3, 4]]
+    together = reward.scores(model, rows)
+    alone = [reward.scores(model, [row])[0] for row in rows]
+    assert together == pytest.approx(alone, abs=1e-6)
+    assert len({round(s, 4) for s in alone}) == 3
+
+
+def test_the_score_is_read_at_the_last_token():
+    """Another last token changes it; another token behind the end cannot."""
+    model = fresh().eval()
+    tokens = torch.tensor([[3, 4, 5, 0], [3, 4, 5, 9], [3, 4, 6, 0]])
+    found = model(tokens, torch.tensor([3, 3, 3])).detach()
+    assert found[0] == pytest.approx(found[1].item(), abs=1e-6)
+    assert abs(found[0] - found[2]) > 1e-3
+
+
+def test_a_preference_is_learned_and_its_opposite_is_not():
+    """Replies that hold token 7 are preferred. Held-out pairs are ranked right after training, by chance before."""
+    rng = np.random.default_rng(0)
+
+    def pair():
+        plain = rng.integers(10, 50, 6).tolist()
+        good = [*plain]
+        good[rng.integers(6)] = 7
+        return [1, *good, 2], [1, *plain, 2], 0.0, reward.NO_LABEL, reward.NO_LABEL
+
+    model, test = fresh(), [pair() for _ in range(100)]
+
+    def accuracy():
+        return np.mean([c > r for c, r in zip(*(reward.scores(model, [p[k] for p in test]) for k in (0, 1)), strict=True)])
+
+    loader = Loader(reward.Pairs([pair() for _ in range(640)], 32), 32, seed=0, epochs=3)
+    history = trainer.fit(model, loader, reward.reward_loss, OptimConfig(peak_lr=3e-3, warmup_steps=5), 60,
+                          runtime=RuntimeConfig(precision="float32"))
+    assert accuracy() > 0.9
+    assert history[-1]["accuracy"] > history[0]["accuracy"]
+    assert not model.body.output.weight.requires_grad
+
+
+def test_a_batch_holds_the_chosen_rows_first():
+    rows = reward.Pairs([([1, 5, 2], [1, 6, 7, 2], 1.0, 1.0, 0.0), ([1, 8, 2], [1, 2], 0.0, -1.0, -1.0)], 8)
+    batch = rows.batch(np.array([1, 0]))
+    assert batch.tokens_2BT.tolist() == [[1, 8, 2, 0], [1, 5, 2, 0], [1, 2, 0, 0], [1, 6, 7, 2]]
+    assert batch.lengths_2B.tolist() == [3, 3, 2, 4]
+    assert (batch.margin_B.tolist(), batch.safe_2B.tolist(), batch.count) == ([0, 1], [-1, 1, -1, 0], 2)
+
+
+def test_the_safety_term_is_added_with_its_weight():
+    model = fresh()
+    batch = reward.Pairs([([1, 5, 2], [1, 6, 2], 0.0, 1.0, 0.0)], 8).batch(np.array([0]))
+    plain, _ = reward.reward_loss(model, batch)
+    both, _ = reward.reward_loss(model, batch, safety_weight=2.0)
+    scores = model(batch.tokens_2BT, batch.lengths_2B)
+    assert (both - plain).item() == pytest.approx(2 * reward.safety_loss(scores, batch.safe_2B).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("pairs", "message"), [
+    ([], "there are no pairs"), ([([1, 2], [1, 2], 0, 1, 1)], "pair 0: both sides are the same"),
+    ([([1, 3], [1, 2], 0, 1, 1), ([1] * 9, [1, 2], 0, 1, 1)], "pair 1 is 9 tokens long; the model reads 8")])
+def test_pairs_that_cannot_be_learned_from_are_named(pairs, message):
+    with pytest.raises(ValueError, match=message):
+        reward.Pairs(pairs, 8)
+
+
+def test_an_empty_row_has_no_score():
+    with pytest.raises(ValueError, match="row 1 is empty"):
+        reward.scores(fresh(), [[1], []])
