@@ -4,8 +4,8 @@
 
 The first term makes the chosen reply's score larger, by the margin m of its grade: none, small or large (Table 27). The
 second is the safety auxiliary loss of Table 29, on pairs with safety labels. The paper prints no formula for it: we take
-the binary cross-entropy of both replies of a pair, with a λ of our own. The score is read at the last token, EOS, where the whole
-reply has been seen. One forward pass scores chosen and rejected together, as rows of one batch.
+the binary cross-entropy of both replies of a pair, with a λ of our own. The score is read at the last token, EOS, where the
+whole reply has been seen. One forward pass scores chosen and rejected together, as rows of one batch.
 
 The body starts from a chat model, so that "the reward model knows what the chat model knows". Left out: collection of the
 pairs (stage preferences), mixing of public data.
@@ -87,7 +87,8 @@ class PairBatch:
 class Pairs:
     """Rows for `text.batching.Loader`: (chosen ids, rejected ids, margin, chosen safe, other safe).
 
-    The ids are `chat.render`'s; safety is 1, 0 or NO_LABEL. ValueError names a pair too long for the model, or of equal sides.
+    The ids are `chat.render`'s; safety is 1, 0 or NO_LABEL. ValueError names a pair too long for the model, or with two
+    equal sides.
     """
 
     def __init__(self, pairs: Sequence[tuple[list[int], list[int], float, float, float]], seq_len: int) -> None:
