@@ -19,6 +19,11 @@ def read_jsonl(path: str | os.PathLike, keys: Iterable[str] | Mapping[str, type]
     path and line for: text that is not UTF-8 or starts with a byte-order mark, a line that is no JSON object (a cut one,
     say), NaN or infinity, half of a surrogate pair, a missing key, null or another type; and for a file without objects.
     """
+    return (record for _, record in read_places(path, keys))
+
+
+def read_places(path: str | os.PathLike, keys: Iterable[str] | Mapping[str, type]) -> Iterator[tuple[str, dict]]:
+    """As `read_jsonl`, each object with its place, "pairs.jsonl, line 7", for errors that only its reader can find."""
     path = Path(path)
     wanted = keys if isinstance(keys, Mapping) else dict.fromkeys(keys, object)
     empty = True
@@ -26,7 +31,8 @@ def read_jsonl(path: str | os.PathLike, keys: Iterable[str] | Mapping[str, type]
         for number, raw in enumerate(file, 1):
             if raw.strip():
                 empty = False
-                yield _record(raw, wanted, f"{path}, line {number}")
+                place = f"{path}, line {number}"
+                yield place, _record(raw, wanted, place)
     if empty:
         raise ValueError(f"{path} holds no records")
 
