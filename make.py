@@ -122,9 +122,13 @@ def environment(options):
 # ---------------------------------------------------------------------------------------------------------- the commands
 
 def call(python, *arguments, env=None):
-    """Run the environment's Python in the checkout, its output passed through. Returns the exit status."""
+    """Run the environment's Python in the checkout, its output passed through. Returns the exit status.
+
+    GOMP_SPINCOUNT: see llama2_lib/__init__.py; kernels may import torch before they import the library.
+    """
+    settings = dict({"GOMP_SPINCOUNT": "10000"}, **os.environ)
     return subprocess.call([str(python)] + [str(a) for a in arguments], cwd=str(ROOT),
-                           env=dict(os.environ, PYTHONUTF8="1", **(env or {})))
+                           env=dict(settings, PYTHONUTF8="1", **(env or {})))
 
 
 def chosen(options):
