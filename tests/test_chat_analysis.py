@@ -8,7 +8,7 @@ import torch
 from llama2_lib.analysis import chat
 from llama2_lib.config import ModelConfig
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.text.chat import dialog
+from llama2_lib.text.chat import dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.dialogs import prompts
 from llama2_lib.world.facts import TEST, TRAIN, is_held_out, load, split_of, worked_sum
@@ -78,11 +78,40 @@ def test_gold_by_kind_puts_rules_apart_and_sorts(says):
     assert by_kind["rule"] == pytest.approx(fmean(j.gold.total for j in found if j.prompt.rule))
 
 
-def test_sampling_leaves_the_model_in_its_mode_and_refuses_a_dialogue_that_waits_for_nothing(tmp_path):
-    tokenizer = Tokenizer.train([f"{p.text} [INST] [/INST]" for p in prompts(WORLD, 200, 0)], 400, tmp_path / "t.model")
+def tiny(tmp_path, size=400):
+    tokenizer = Tokenizer.train([f"{p.text} [INST] [/INST]" for p in prompts(WORLD, 200, 0)], size, tmp_path / "t.model")
     torch.manual_seed(0)
-    config = ModelConfig(dim=16, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=400, multiple_of=8, max_seq_len=64)
-    model = Transformer(config)
+    return tokenizer, Transformer(ModelConfig(dim=16, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=size, multiple_of=8,
+                                              max_seq_len=64))
+
+
+def test_losses_part_answers_from_prompts_token_by_token(tmp_path):
+    tokenizer, model = tiny(tmp_path)
+    examples = [render(dialog("What does a cow eat?", "A cow eats grass."), tokenizer),
+                ([1, 9, 8, 2], [False, False, True, True])]
+    sums, counts = [0.0, 0.0], [0, 0]
+    for ids, mask in examples:
+        for t in range(1, len(ids)):      # one forward pass a token: nothing is shifted, nothing is masked
+            with torch.no_grad():
+                p = model(torch.tensor([ids[:t]]))[0, -1].double().softmax(-1)[ids[t]]
+            sums[mask[t]] -= float(p.log())
+            counts[mask[t]] += 1
+    answer, prompt = chat.losses(model, examples)
+    assert answer == pytest.approx(sums[True] / counts[True], abs=1e-4)
+    assert prompt == pytest.approx(sums[False] / counts[False], abs=1e-4)
+    assert abs(answer - prompt) > 1e-3, "the two means must differ, or the test could not tell them apart"
+
+
+def test_a_text_in_the_chat_format_is_continued_as_its_dialogue_is(tmp_path):
+    tokenizer, model = tiny(tmp_path)
+    asked = ["What does a cow eat?", "What is 2 + 2?"]
+    by_dialog = chat.sample(model, tokenizer, [dialog(text) for text in asked], max_new_tokens=6)
+    assert chat.continued(model, tokenizer, [f"[INST] {text} [/INST]" for text in asked], max_new_tokens=6) == by_dialog
+    assert chat.continued(model, tokenizer, asked, max_new_tokens=6) != by_dialog
+
+
+def test_sampling_leaves_the_model_in_its_mode_and_refuses_a_dialogue_that_waits_for_nothing(tmp_path):
+    tokenizer, model = tiny(tmp_path)
     model.train()
     (reply,) = chat.sample(model, tokenizer, [dialog("What does a cow eat?")], max_new_tokens=5)
     assert model.training

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from random import Random
 from statistics import fmean
 
+import torch
+
 from llama2_lib.analysis.accuracy import Accuracy
 from llama2_lib.config import require
 from llama2_lib.model.generation import generate
+from llama2_lib.model.logprobs import token_logprobs
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.text.chat import Dialog, dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
@@ -56,13 +59,24 @@ def sample(model: Transformer, tokenizer: Tokenizer, dialogs: Sequence[Dialog], 
     """One reply to each dialogue. ValueError if a dialogue ends on an answer: it does not wait for a reply."""
     for i, messages in enumerate(dialogs):
         require(len(messages) > 0 and messages[-1].role == "user", f"dialogue {i} does not end on a user message")
+    return _continue(model, tokenizer, [render(d, tokenizer)[0] for d in dialogs], temperature, seed, max_new_tokens)
+
+
+def continued(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], temperature: float = 0.0, seed: int = 0,
+              max_new_tokens: int = REPLY_TOKENS) -> list[Reply]:
+    """Each text continued as it stands, after BOS, without the chat format: what a careless program asks."""
+    return _continue(model, tokenizer, [tokenizer.encode(t, bos=True) for t in texts], temperature, seed, max_new_tokens)
+
+
+def _continue(model: Transformer, tokenizer: Tokenizer, ids: list[list[int]], temperature: float, seed: int,
+              max_new_tokens: int) -> list[Reply]:
     was_training = model.training
     model.eval()
-    samples = generate(model, [render(d, tokenizer)[0] for d in dialogs], max_new_tokens=max_new_tokens,
-                       temperature=temperature, eos_id=tokenizer.eos_id, seed=seed)
+    samples = generate(model, ids, max_new_tokens=max_new_tokens, temperature=temperature, eos_id=tokenizer.eos_id,
+                       seed=seed)
     model.train(was_training)
-    return [Reply(tokenizer.decode(ids).strip(), bool(done))
-            for ids, done in zip(samples.lists(), samples.finished_N, strict=True)]
+    return [Reply(tokenizer.decode(reply).strip(), bool(done))
+            for reply, done in zip(samples.lists(), samples.finished_N, strict=True)]
 
 
 def replies(model: Transformer, tokenizer: Tokenizer, dialogs: Sequence[Dialog], temperature: float = 0.0, seed: int = 0,
@@ -113,6 +127,17 @@ def chat_sum_accuracy(model: Transformer, tokenizer: Tokenizer, world: World, co
                       seed: int = 0) -> Accuracy:
     """Accuracy on `count` sums of a split, greedily."""
     return accuracy(model, tokenizer, world, sum_prompts(world, count, split, seed), 0.0, seed)
+
+
+@torch.no_grad()
+def losses(model: Transformer, examples: Sequence[tuple[list[int], list[bool]]]) -> tuple[float, float]:
+    """(answer, prompt): mean loss in nats over the learned tokens of `examples`, and over the others but each first one."""
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for ids, mask in examples:
+        logprobs_T = token_logprobs(model(torch.tensor([ids[:-1]])), torch.tensor([ids[1:]]))[0]
+        for learned, logprob in zip(mask[1:], logprobs_T.tolist(), strict=True):
+            found[learned].append(-logprob)
+    return fmean(found[True]), fmean(found[False])
 
 
 def judged(model: Transformer, tokenizer: Tokenizer, world: World, asked: Sequence[Prompt], temperature: float = 0.0,

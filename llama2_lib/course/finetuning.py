@@ -1,4 +1,4 @@
-"""What notebook 04 leans on: two pictures, and the demonstrations its measurements need.
+"""What notebook 04 leans on: three pictures, and the demonstrations its measurements need.
 
 Paper: section 3.1. Drawing and drawing of lots only; what is shown is computed by the notebook or the library.
 """
@@ -21,6 +21,16 @@ def probabilities(pieces: Sequence[str], p: Sequence[float], mask: Sequence[bool
     ax.set_xticks(range(len(pieces)), [x.replace("▁", "·").replace("\n", "↵") for x in pieces], rotation=90, fontsize=7)
     ax.set(ylim=(0, 1.02), ylabel="probability", title="pale: prompt    dark: answer")
     ax.grid(False, axis="x")
+    return fig
+
+
+def learning(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
+    """Training loss over the steps of each run; the steps on a logarithmic axis, where the first ones have room."""
+    fig, ax = plots.figure(height=2.6)
+    for name, history in runs.items():
+        ax.plot(range(1, len(history) + 1), [r["loss"] for r in history], label=name)
+    ax.set(xscale="log", ylim=(0, None), xlabel="step", ylabel="nats an answer token")
+    ax.legend()
     return fig
 
 
