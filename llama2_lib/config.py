@@ -153,12 +153,58 @@ class SFTConfig:
     seq_len: int
     optim: OptimConfig
     noise: float = 0.0        # share of demonstrations written badly; the study of quality against quantity turns it up
+    safety: float = 0.0       # share of demonstrations that decline an unsafe request (section 4.2.2)
 
     def __post_init__(self) -> None:
         require(self.demonstrations >= 1, f"sft.demonstrations must be at least 1, got {self.demonstrations}")
         require(self.epochs >= 1, f"sft.epochs must be at least 1, got {self.epochs}")
         require(self.batch_size >= 1, f"sft.batch_size must be at least 1, got {self.batch_size}")
-        require(0 <= self.noise <= 1, f"sft.noise is a share in 0…1, got {self.noise}")
+        for name in ("noise", "safety"):
+            require(0 <= getattr(self, name) <= 1, f"sft.{name} is a share in 0…1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class PreferencesConfig:
+    """Collection of preference data (section 3.2.1): prompts shown to annotators, each with two replies."""
+    helpfulness: int                                # prompts of the helpfulness side
+    safety: int                                     # prompts of the safety side, most of them adversarial
+    temperatures: tuple[float, float] = (0.7, 1.0)  # each model variant writes at both
+    off_topic: float = 0.1                          # share of pairs in which one reply belongs to another prompt
+    test_share: float = 0.1                         # of the prompts, held out from each batch
+
+    def __post_init__(self) -> None:
+        for name in ("helpfulness", "safety"):
+            require(getattr(self, name) >= 1, f"preferences.{name} must be at least 1, got {getattr(self, name)}")
+        require(min(self.temperatures) >= 0, f"preferences.temperatures must not be negative, got {self.temperatures}")
+        require(0 <= self.off_topic <= 1, f"preferences.off_topic is a share in 0…1, got {self.off_topic}")
+        require(0 < self.test_share < 1, f"preferences.test_share is a share in 0…1, got {self.test_share}")
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Reward models (section 3.2.2): one epoch, warm-up over 3% of the steps and at least five, cosine to a tenth."""
+    batch_pairs: int
+    optim: OptimConfig                 # its warmup_steps are the least there are
+    margins: str = "small"             # none, small or large: Table 27
+    safety_weight: float = 1.0         # of the safety auxiliary loss, in the safety model alone
+    warmup_share: float = 0.03
+    other_share: float = 0.5           # of the helpfulness model's mix: pairs of other sources, as far as there are
+    helpful_share: float = 0.1         # of the safety model's mix
+    epochs: int = 1
+    unsure: bool = True                # learn from pairs graded "negligibly better or unsure" too
+
+    def __post_init__(self) -> None:
+        require(self.batch_pairs >= 1, f"reward.batch_pairs must be at least 1, got {self.batch_pairs}")
+        require(self.epochs >= 1, f"reward.epochs must be at least 1, got {self.epochs}")
+        require(self.margins in ("none", "small", "large"),
+                f"reward.margins must be none, small or large, got {self.margins!r}")
+        require(self.safety_weight >= 0, f"reward.safety_weight must not be negative, got {self.safety_weight}")
+        for name in ("warmup_share", "other_share", "helpful_share"):
+            require(0 <= getattr(self, name) < 1, f"reward.{name} is a share in 0…1, got {getattr(self, name)}")
+
+    def schedule(self, steps: int) -> OptimConfig:
+        """The optimiser's settings for a run of so many steps."""
+        return replace(self.optim, warmup_steps=max(self.optim.warmup_steps, round(self.warmup_share * steps)))
 
 
 @dataclass(frozen=True)
@@ -179,13 +225,17 @@ class Recipe:
     model: ModelConfig
     pretrain: PretrainConfig
     sft: SFTConfig
+    variant: SFTConfig                # another chat model from the same base: replies to compare come from two models
+    preferences: PreferencesConfig
+    reward: RewardConfig
     world: WorldConfig = field(default_factory=WorldConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for stage, seq_len in (("pretrain", self.pretrain.longest), ("sft", self.sft.seq_len)):
+        for stage, seq_len in (("pretrain", self.pretrain.longest), ("sft", self.sft.seq_len),
+                               ("variant", self.variant.seq_len)):
             require(seq_len <= self.model.max_seq_len,
                     f"{stage}.seq_len {seq_len} exceeds model.max_seq_len {self.model.max_seq_len}")
 
@@ -201,6 +251,11 @@ def toy() -> Recipe:
                                 optim=OptimConfig(peak_lr=3e-3, warmup_steps=100), snapshots=5),
         sft=SFTConfig(demonstrations=3_000, epochs=2, batch_size=4, seq_len=384,      # a row holds about six examples
                       optim=OptimConfig(peak_lr=5e-4, warmup_steps=10)),
+        variant=SFTConfig(demonstrations=2_000, epochs=2, batch_size=4, seq_len=384, noise=0.2, safety=0.002,
+                          optim=OptimConfig(peak_lr=5e-4, warmup_steps=10)),
+        preferences=PreferencesConfig(helpfulness=26_000, safety=4_000, temperatures=(0.8, 1.1)),
+        reward=RewardConfig(batch_pairs=32, optim=OptimConfig(peak_lr=5e-4, warmup_steps=5), other_share=0.1,
+                            unsure=False),
     )
 
 
@@ -214,21 +269,31 @@ def small() -> Recipe:
         pretrain=PretrainConfig(tokens=500_000_000, batch_tokens=262_144, seq_len=1024,
                                 optim=OptimConfig(peak_lr=6e-4, warmup_steps=200)),
         sft=SFTConfig(demonstrations=20_000, epochs=2, batch_size=64, seq_len=1024,
-                      optim=OptimConfig(peak_lr=5e-5, warmup_steps=20)),
+                      optim=OptimConfig(peak_lr=5e-5, warmup_steps=20), safety=0.02),
+        variant=SFTConfig(demonstrations=10_000, epochs=2, batch_size=64, seq_len=1024, noise=0.2, safety=0.02,
+                          optim=OptimConfig(peak_lr=5e-5, warmup_steps=20)),
+        preferences=PreferencesConfig(helpfulness=100_000, safety=30_000),
+        reward=RewardConfig(batch_pairs=256, optim=OptimConfig(peak_lr=5e-5, warmup_steps=5)),
     )
 
 
-def _llama2(name: str, peak_lr: float, **shape) -> Recipe:
-    """The paper's recipe: Table 1 and sections 2.2 and 3.1; only shape and peak learning rate differ between sizes.
+def _llama2(name: str, peak_lr: float, reward_lr: float = 1e-5, **shape) -> Recipe:
+    """The paper's recipe: Table 1 and sections 2.2, 3.1 and 3.2.2; shape and learning rates alone differ between sizes.
 
-    The paper is silent on the warm-up of fine-tuning: none here. A batch of 4M tokens is 1,024 sequences of 4,096.
+    The paper is silent on the warm-up of fine-tuning: none here. A batch of 4M tokens is 1,024 sequences of 4,096. Table 6
+    counts the 1,418,091 comparisons of both sides together: halves are ours. The paper does not say how many of its
+    demonstrations were about safety ("a few thousand"): a tenth here. The variant is one with other demonstrations.
     """
+    sft = SFTConfig(demonstrations=27_540, epochs=2, batch_size=64, seq_len=4096, optim=OptimConfig(peak_lr=2e-5),
+                    safety=0.1)
     return Recipe(
         name=name,
         model=ModelConfig(vocab_size=32_000, max_seq_len=4096, **shape),
         pretrain=PretrainConfig(tokens=2_000_000_000_000, batch_tokens=1024 * 4096, seq_len=4096,
                                 optim=OptimConfig(peak_lr=peak_lr, warmup_steps=2000)),
-        sft=SFTConfig(demonstrations=27_540, epochs=2, batch_size=64, seq_len=4096, optim=OptimConfig(peak_lr=2e-5)),
+        sft=sft, variant=replace(sft, demonstrations=10_000),
+        preferences=PreferencesConfig(helpfulness=709_045, safety=709_046, off_topic=0.0),
+        reward=RewardConfig(batch_pairs=512, optim=OptimConfig(peak_lr=reward_lr, warmup_steps=5)),
         runtime=RuntimeConfig(precision="bfloat16", compile=True),
     )
 
@@ -246,7 +311,7 @@ def llama2_34b() -> Recipe:
 
 
 def llama2_70b() -> Recipe:
-    return _llama2("llama2_70b", 1.5e-4, dim=8192, n_layers=80, n_heads=64, n_kv_heads=8, multiple_of=4096,
+    return _llama2("llama2_70b", 1.5e-4, reward_lr=5e-6, dim=8192, n_layers=80, n_heads=64, n_kv_heads=8, multiple_of=4096,
                    ffn_dim_multiplier=1.3)
 
 

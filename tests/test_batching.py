@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama2_lib.text.batching import PADDING_SEGMENT, Examples, Interleaved, Loader, Windows
+from llama2_lib.text.batching import PADDING_SEGMENT, Examples, Interleaved, Loader, Windows, packed
 
 BOS, EOS = 1, 2
 
@@ -131,3 +131,20 @@ def test_interleaved_lengths_are_spread_evenly_and_resume(stop):
         next(first)
     second.restore(first.state())
     assert all(torch.equal(next(second).tokens_BT, e) for e in expected[stop:])
+
+
+@given(st.lists(st.lists(st.integers(3, 99), min_size=1, max_size=12), min_size=1, max_size=20), st.integers(4, 24))
+def test_packed_sequences_can_be_read_back_and_do_not_overlap(sequences, room):
+    rows = packed(sequences, room)
+    flat, positions = rows.tokens_RT.flatten(), rows.positions_RT.flatten()
+    for ids, last in zip(sequences, rows.last_N.tolist(), strict=True):
+        assert flat[last - len(ids) + 1:last + 1].tolist() == ids
+        assert positions[last - len(ids) + 1:last + 1].tolist() == list(range(len(ids)))
+    assert int((rows.segments_RT != PADDING_SEGMENT).sum()) == sum(map(len, sequences))
+    assert rows.tokens_RT.shape[1] <= max(room, max(map(len, sequences)))
+
+
+@pytest.mark.parametrize("sequences", [[], [[1], []]])
+def test_nothing_to_pack_is_said(sequences):
+    with pytest.raises(ValueError, match="empty or missing"):
+        packed(sequences, 8)

@@ -7,6 +7,7 @@ import torch
 
 from llama2_lib.analysis import chat
 from llama2_lib.config import ModelConfig
+from llama2_lib.model import replies
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.text.chat import dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
@@ -22,9 +23,10 @@ TRUTH = {p.text: p for split in (TRAIN, TEST) for p in chat.fact_prompts(WORLD, 
 def says(monkeypatch):
     """Replaces sampling by a function of the prompt's text."""
     def use(reply):
-        def fake(model, tokenizer, dialogs, temperature=0.0, seed=0, max_new_tokens=0):
+        def fake(model, tokenizer, dialogs, temperature=0.0, seed=0, max_new_tokens=0, copies=1):
             return [chat.Reply(reply(d[-1].content), True) for d in dialogs]
-        monkeypatch.setattr(chat, "sample", fake)
+        for module in (chat, replies):
+            monkeypatch.setattr(module, "sample", fake)
     return use
 
 

@@ -48,6 +48,10 @@ def test_the_rest_of_the_recipe_is_the_papers(name):
     s = recipe.sft
     assert (s.demonstrations, s.epochs, s.batch_size, s.seq_len) == (27_540, 2, 64, 4096)
     assert (s.optim.peak_lr, s.optim.weight_decay, s.noise) == (2e-5, 0.1, 0.0)
+    r = recipe.reward
+    assert (r.batch_pairs, r.epochs, r.warmup_share, r.optim.warmup_steps, r.unsure) == (512, 1, 0.03, 5, True)
+    assert (r.other_share, r.helpful_share, r.optim.peak_lr) == (0.5, 0.1, 5e-6 if name == "llama2_70b" else 1e-5)
+    assert recipe.preferences.helpfulness + recipe.preferences.safety == 1_418_091
 
 
 @pytest.mark.parametrize("name", config.PRESETS)

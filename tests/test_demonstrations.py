@@ -50,7 +50,7 @@ def test_fine_tuning_a_copy_leaves_the_base_model_as_it_was(base):
 
 def test_the_study_reports_both_sides_and_the_gain(base, monkeypatch):
     monkeypatch.setattr(chat, "REPLY_TOKENS", 4)
-    monkeypatch.setattr(chat.sample, "__defaults__", (0.0, 0, 4))
+    monkeypatch.setattr(chat.sample, "__defaults__", (0.0, 0, 4, 1))
     found = demonstrations.quality_study(RECIPE, base, seed=0, few=4, count=12)
     assert found["gain"] == pytest.approx(found["gold_clean_few"] - found["gold_noisy_many"])
     assert found["steps_clean_few"] == found["steps_noisy_many"] == 3

@@ -5,6 +5,7 @@ from random import Random
 import pytest
 
 from llama2_lib.stages import preferences as P
+from llama2_lib.text import comparisons as C
 from llama2_lib.text.chat import Message, dialog
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.annotators import BOTH_SAFE, GRADES, SAFETY, VENDORS, Annotator, worth
@@ -58,7 +59,7 @@ def test_off_topic_replies_come_from_other_prompts_and_lose():
 def test_safety_pairs_are_binned_and_those_that_prefer_the_unsafe_reply_dropped():
     asked = list(prompts(WORLD, 150, 1, SAFETY_MIX))
     found = P.collect(WORLD, asked, [GOOD, BAD], [VENDORS[2]], seed=0, side=SAFETY, off_topic=0.0)
-    assert {c.safety for c in found} <= set(P.BINS)
+    assert {c.safety for c in found} <= set(C.BINS)
     assert any(c.safety == BOTH_SAFE for c in found)
 
 
@@ -77,28 +78,28 @@ def test_the_split_is_by_prompt_whatever_the_batch():
 def test_statistics_add_up(tmp_path):
     tokenizer = Tokenizer.train([f"[INST] {p.text} [/INST]" for p in ASKED], 400, tmp_path / "t.model")
     found = P.collect(WORLD, ASKED, [GOOD, BAD], VENDORS, seed=0)
-    s = P.statistics(found, tokenizer)
+    s = C.statistics(found, tokenizer)
     assert s["tokens_an_example"] == pytest.approx(s["tokens_a_prompt"] + s["tokens_a_reply"])
     assert sum(s["grades"].values()) == pytest.approx(1)
     assert (s["comparisons"], s["turns"]) == (len(found), 1)
     with pytest.raises(ValueError, match="no comparisons"):
-        P.statistics([], tokenizer)
+        C.statistics([], tokenizer)
 
 
 def test_a_file_comes_back_as_it_went(tmp_path):
-    pairs = [P.Comparison(dialog("Hi — «ü»\n?"), "Ho.", "Hm.", GRADES[2], BOTH_SAFE),
-             P.Comparison(dialog("a", "b", "c", system="Shout."), "D.", "E.", GRADES[0])]
-    P.write(tmp_path / "p.jsonl", pairs)
-    assert P.read(tmp_path / "p.jsonl") == pairs
+    pairs = [C.Comparison(dialog("Hi — «ü»\n?"), "Ho.", "Hm.", GRADES[2], BOTH_SAFE),
+             C.Comparison(dialog("a", "b", "c", system="Shout."), "D.", "E.", GRADES[0])]
+    C.write(tmp_path / "p.jsonl", pairs)
+    assert C.read(tmp_path / "p.jsonl") == pairs
     assert [f.name for f in tmp_path.iterdir()] == ["p.jsonl"]
 
 
 def test_nothing_half_written_is_left_under_the_name(tmp_path):
     def broken():
-        yield P.Comparison(dialog("a"), "B.", "C.", GRADES[0])
+        yield C.Comparison(dialog("a"), "B.", "C.", GRADES[0])
         raise OSError("the disk is full")
     with pytest.raises(OSError, match="the disk is full"):
-        P.write(tmp_path / "p.jsonl", broken())
+        C.write(tmp_path / "p.jsonl", broken())
     assert not (tmp_path / "p.jsonl").exists()
 
 
@@ -110,13 +111,13 @@ def lines(path, *records):
 def test_public_schemas_are_read(tmp_path):
     talk = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Name a cow."
     chat = [{"role": "user", "content": "Hi."}]
-    found = P.read(lines(tmp_path / "x.jsonl",
+    found = C.read(lines(tmp_path / "x.jsonl",
                          {"chosen": f"{talk}\n\nAssistant: Rosa.", "rejected": f"{talk}\n\nAssistant: No."},
                          {"chosen": [*chat, {"role": "assistant", "content": "Ho."}],
                           "rejected": [*chat, {"role": "assistant", "content": "Hm."}]},
                          {"prompt": "Hi.", "chosen": "Ho.", "rejected": "Hm."}))
-    assert found[0] == P.Comparison(dialog("Hi.", "Hello.", "Name a cow."), "Rosa.", "No.", P.UNGRADED)
-    assert found[1] == found[2] == P.Comparison((Message("user", "Hi."),), "Ho.", "Hm.", P.UNGRADED)
+    assert found[0] == C.Comparison(dialog("Hi.", "Hello.", "Name a cow."), "Rosa.", "No.", C.UNGRADED)
+    assert found[1] == found[2] == C.Comparison((Message("user", "Hi."),), "Ho.", "Hm.", C.UNGRADED)
 
 
 GOOD_LINE = {"prompt": "Hi.", "chosen": "Ho.", "rejected": "Hm.", "grade": "better"}
@@ -137,7 +138,7 @@ GOOD_LINE = {"prompt": "Hi.", "chosen": "Ho.", "rejected": "Hm.", "grade": "bett
 def test_a_bad_line_is_named(line, message, tmp_path):
     tokenizer = Tokenizer.train(["[INST] Hi. [/INST] Ho. word"] * 9, 280, tmp_path / "t.model")
     with pytest.raises(ValueError, match=message):
-        P.read(lines(tmp_path / "p.jsonl", GOOD_LINE, line), tokenizer, longest=64)
+        C.read(lines(tmp_path / "p.jsonl", GOOD_LINE, line), tokenizer, longest=64)
 
 
 @pytest.mark.parametrize(("change", "message"), [

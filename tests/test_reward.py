@@ -1,15 +1,20 @@
 """Reward models: losses by hand, scores that padding and neighbours cannot change, and a preference that can be learned."""
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from llama2_lib.config import ModelConfig, OptimConfig, RuntimeConfig
+from llama2_lib.config import ModelConfig, OptimConfig, RewardConfig, RuntimeConfig, preset
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages import reward
-from llama2_lib.text.batching import Loader
+from llama2_lib.text.batching import Loader, packed
+from llama2_lib.text.chat import dialog
+from llama2_lib.text.comparisons import Comparison
+from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import trainer
+from llama2_lib.world.annotators import GRADES
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=50, multiple_of=8, max_seq_len=32)
 
@@ -65,11 +70,10 @@ def test_neither_padding_nor_neighbours_change_a_score():
 
 
 def test_the_score_is_read_at_the_last_token():
-    """Another last token changes it; another token behind the end cannot."""
+    """Another last token changes it; what stands behind it in the row cannot."""
     model = fresh().eval()
-    tokens = torch.tensor([[3, 4, 5, 0], [3, 4, 5, 9], [3, 4, 6, 0]])
-    found = model(tokens, torch.tensor([3, 3, 3])).detach()
-    assert found[0] == pytest.approx(found[1].item(), abs=1e-6)
+    found = [model(packed(rows, 8))[0].item() for rows in ([[3, 4, 5]], [[3, 4, 5], [9, 9]], [[3, 4, 6]])]
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
     assert abs(found[0] - found[2]) > 1e-3
 
 
@@ -96,11 +100,14 @@ def test_a_preference_is_learned_and_its_opposite_is_not():
     assert not model.body.output.weight.requires_grad
 
 
-def test_a_batch_holds_the_chosen_rows_first():
+def test_a_batch_holds_the_chosen_sides_first():
     rows = reward.Pairs([([1, 5, 2], [1, 6, 7, 2], 1.0, 1.0, 0.0), ([1, 8, 2], [1, 2], 0.0, -1.0, -1.0)], 8)
     batch = rows.batch(np.array([1, 0]))
-    assert batch.tokens_2BT.tolist() == [[1, 8, 2, 0], [1, 5, 2, 0], [1, 2, 0, 0], [1, 6, 7, 2]]
-    assert batch.lengths_2B.tolist() == [3, 3, 2, 4]
+    ends = batch.rows.tokens_RT.flatten()
+    lengths = batch.rows.positions_RT.flatten()[batch.rows.last_N] + 1
+    read = [ends[last - n + 1:last + 1].tolist()
+            for last, n in zip(batch.rows.last_N.tolist(), lengths.tolist(), strict=True)]
+    assert read == [[1, 8, 2], [1, 5, 2], [1, 2], [1, 6, 7, 2]]
     assert (batch.margin_B.tolist(), batch.safe_2B.tolist(), batch.count) == ([0, 1], [-1, 1, -1, 0], 2)
 
 
@@ -109,7 +116,7 @@ def test_the_safety_term_is_added_with_its_weight():
     batch = reward.Pairs([([1, 5, 2], [1, 6, 2], 0.0, 1.0, 0.0)], 8).batch(np.array([0]))
     plain, _ = reward.reward_loss(model, batch)
     both, _ = reward.reward_loss(model, batch, safety_weight=2.0)
-    scores = model(batch.tokens_2BT, batch.lengths_2B)
+    scores = model(batch.rows)
     assert (both - plain).item() == pytest.approx(2 * reward.safety_loss(scores, batch.safe_2B).item(), rel=1e-5)
 
 
@@ -124,3 +131,43 @@ def test_pairs_that_cannot_be_learned_from_are_named(pairs, message):
 def test_an_empty_row_has_no_score():
     with pytest.raises(ValueError, match="row 1 is empty"):
         reward.scores(fresh(), [[1], []])
+
+
+def test_a_mix_holds_all_of_its_own_and_a_share_of_others():
+    own, others = list(range(90)), list(range(1000, 1100))
+    found = reward.mix(own, others, 0.1, seed=0)
+    assert (len(found), found[:90]) == (100, own) and set(found[90:]) <= set(others)
+    assert len(reward.mix(own, others, 0.9, seed=0)) == 190, "no more than there are"
+    assert reward.mix(own, others, 0.1, 0) == found != reward.mix(own, others, 0.1, 1)
+
+
+def test_a_saved_reward_model_scores_as_before(tmp_path):
+    model = fresh().eval()
+    reward.save(tmp_path, model)
+    rows = [[3, 4, 5], [6, 7]]
+    assert reward.scores(reward.load(tmp_path), rows) == reward.scores(model, rows)
+
+
+def test_the_head_hangs_on_the_seed_alone():
+    body = Transformer(CONFIG)
+    torch.manual_seed(9)
+    one, again, other = (reward.fresh(body, s).head.out.weight for s in (0, 0, 1))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_pairs_graded_unsure_are_left_out_when_the_recipe_says_so(tmp_path):
+    """Of two comparisons one is unsure: a batch of one pair then makes one step in place of two."""
+    tokenizer = Tokenizer.train(["[INST] Hi. [/INST] Ho. Hm."] * 9, 280, tmp_path / "t.model")
+    pairs = [Comparison(dialog("Hi."), "Ho.", "Hm.", grade) for grade in (GRADES[0], GRADES[-1])]
+    steps = {}
+    for unsure in (True, False):
+        model = reward.fresh(Transformer(dataclasses.replace(CONFIG, vocab_size=280)), 0)
+        config = RewardConfig(batch_pairs=1, optim=OptimConfig(peak_lr=1e-3), unsure=unsure)
+        steps[unsure] = len(reward.train(model, tokenizer, pairs, config, 0, runtime=RuntimeConfig(precision="float32")))
+    assert steps == {True: 2, False: 1}
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(20, 5), (1000, 30)])
+def test_warm_up_is_three_per_cent_and_at_least_five_steps(steps, warmup):
+    optim = preset("llama2_70b").reward.schedule(steps)
+    assert (optim.warmup_steps, optim.peak_lr, optim.final_lr_fraction) == (warmup, 5e-6, 0.1)

@@ -17,7 +17,8 @@ from llama2_lib.world.facts import TEST, is_held_out, load, split_of, sum_pairs
 
 TINY = {"model.dim": 32, "model.n_layers": 1, "model.vocab_size": 360, "model.multiple_of": 8, "world.documents": 150,
         "pretrain.tokens": 8192, "pretrain.batch_tokens": 1024, "pretrain.snapshots": 2, "pretrain.validation_share": 0.1,
-        "sft.demonstrations": 40, "sft.epochs": 1, "runtime.precision": "float32"}
+        "sft.demonstrations": 40, "sft.epochs": 1, "variant.demonstrations": 20, "preferences.helpfulness": 60,
+        "preferences.safety": 30, "runtime.precision": "float32"}
 
 
 def tiny(**changes):
@@ -42,6 +43,29 @@ def test_the_road_leaves_a_model_and_its_records_at_each_stage(built):
     assert list(base.snapshots()) == [3, 5]
     assert not torch.equal(base.model.output.weight, chat.model.output.weight)
     assert chat.tokenizer.path.read_bytes() == (folder / "corpus" / "tokenizer.model").read_bytes()
+
+
+def test_two_reward_models_come_from_the_preferences_of_two_chat_models(built):
+    folder, _ = built
+    rewards = road.build("reward", tiny(), folder)
+    pairs = road.build("preferences", tiny(), folder)
+    assert {side for side in pairs.train if pairs.train[side]} == {"helpfulness", "safety"} == set(rewards.history)
+    texts = {side: {c.prompt for c in pairs.train[side]} & {c.prompt for c in pairs.test[side]} for side in pairs.train}
+    assert not any(texts.values()), "no prompt is both trained on and held out"
+    assert not torch.equal(rewards.helpfulness.head.out.weight, rewards.safety.head.out.weight)
+    before = stamp(folder)
+    road.build("reward", tiny(), folder)
+    assert stamp(folder) == before
+    road.build("reward", tiny(**{"reward.margins": "large"}), folder)
+    after = stamp(folder)
+    assert after["reward"] != before["reward"] and after["preferences"] == before["preferences"]
+
+
+def test_safety_demonstrations_replace_others_and_change_none_of_them():
+    world, config = load(), preset("toy").sft
+    plain, mixed = (list(sft.demonstrations(world, override(preset("toy"), **{"sft.safety": s}).sft, 0)) for s in (0.0, 0.2))
+    same = sum(a == b for a, b in zip(plain, mixed, strict=True)) / config.demonstrations
+    assert same == pytest.approx(0.8, abs=0.03)
 
 
 def test_nothing_is_built_twice_and_a_changed_setting_rebuilds_what_hangs_on_it(built):

@@ -16,24 +16,19 @@ import torch
 
 from llama2_lib.analysis.accuracy import Accuracy
 from llama2_lib.config import require
-from llama2_lib.model.generation import generate
 from llama2_lib.model.logprobs import token_logprobs
+from llama2_lib.model.replies import REPLY_TOKENS, Reply, continued, replies, sample
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.text.chat import Dialog, dialog, render
+from llama2_lib.text.chat import Dialog, dialog
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.dialogs import HELPFUL, Prompt, draw_prompt, prompts
 from llama2_lib.world.facts import TEST, World, split_of
 from llama2_lib.world.oracle import Gold, fact_correct, score
 
-REPLY_TOKENS = 96      # room for the world's longest good replies; a reply that has not ended by then is cut
+__all__ = [
+    "REPLY_TOKENS", "Judged", "Reply", "accuracy", "as_dialog", "chat_fact_accuracy", "chat_sum_accuracy", "continued",
+    "fact_prompts", "gold", "gold_by_kind", "judged", "losses", "mean_gold", "replies", "sample", "sum_prompts"]
 FACT_TEMPERATURE = 0.3
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The text of a reply, and whether the model ended it itself (False: the budget or the context did)."""
-    text: str
-    finished: bool
 
 
 @dataclass(frozen=True)
@@ -52,37 +47,6 @@ class Judged:
 def as_dialog(prompt: Prompt) -> Dialog:
     """The prompt as a dialogue that waits for an answer, its rule as the system message."""
     return dialog(prompt.text, system=prompt.system)
-
-
-def sample(model: Transformer, tokenizer: Tokenizer, dialogs: Sequence[Dialog], temperature: float = 0.0, seed: int = 0,
-           max_new_tokens: int = REPLY_TOKENS) -> list[Reply]:
-    """One reply to each dialogue. ValueError if a dialogue ends on an answer: it does not wait for a reply."""
-    for i, messages in enumerate(dialogs):
-        require(len(messages) > 0 and messages[-1].role == "user", f"dialogue {i} does not end on a user message")
-    return _continue(model, tokenizer, [render(d, tokenizer)[0] for d in dialogs], temperature, seed, max_new_tokens)
-
-
-def continued(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], temperature: float = 0.0, seed: int = 0,
-              max_new_tokens: int = REPLY_TOKENS) -> list[Reply]:
-    """Each text continued as it stands, after BOS, without the chat format: what a careless program asks."""
-    return _continue(model, tokenizer, [tokenizer.encode(t, bos=True) for t in texts], temperature, seed, max_new_tokens)
-
-
-def _continue(model: Transformer, tokenizer: Tokenizer, ids: list[list[int]], temperature: float, seed: int,
-              max_new_tokens: int) -> list[Reply]:
-    was_training = model.training
-    model.eval()
-    samples = generate(model, ids, max_new_tokens=max_new_tokens, temperature=temperature, eos_id=tokenizer.eos_id,
-                       seed=seed)
-    model.train(was_training)
-    return [Reply(tokenizer.decode(reply).strip(), bool(done))
-            for reply, done in zip(samples.lists(), samples.finished_N, strict=True)]
-
-
-def replies(model: Transformer, tokenizer: Tokenizer, dialogs: Sequence[Dialog], temperature: float = 0.0, seed: int = 0,
-            max_new_tokens: int = REPLY_TOKENS) -> list[str]:
-    """The texts of `sample`."""
-    return [r.text for r in sample(model, tokenizer, dialogs, temperature, seed, max_new_tokens)]
 
 
 def fact_prompts(world: World, split: str = TEST, seed: int = 0) -> list[Prompt]:

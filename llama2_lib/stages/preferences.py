@@ -2,65 +2,51 @@
 
     prompts → two writers each → annotators → Comparison → JSONL
 
-The two replies come "from two different model variants, and varying the temperature": here each prompt draws two of several
-`Writer`s. A share of the pairs sets a reply to another prompt against a real one (off-topic negatives, which teach a reward
-model to read the prompt; ours, the paper has none). Batches are collected week by week from the newest models, and each
-keeps a test set of its own, by prompt. Safety pairs whose chosen reply alone is unsafe are dropped, as in the paper.
+The two replies come "from two different model variants, and varying the temperature": here each prompt draws two of four
+writers, two models at two temperatures. A share of the pairs sets a reply to another prompt against a real one (off-topic
+negatives, which teach a reward model to read the prompt; ours, the paper has none). Each batch is collected from the newest
+models and keeps a test set of its own, by prompt. Safety pairs whose chosen reply alone is unsafe are dropped, as in the
+paper. All prompts are of the train split. Left out: sessions of several turns with one annotator.
 
-A file holds one object a line: prompt (a text, or messages with role and content), chosen, rejected, grade, safety. The
-public schemas are read too: chosen and rejected as whole transcripts ("\\n\\nHuman: … \\n\\nAssistant: …") or as messages.
-Left out: the artifact of a run, sessions of several turns with one annotator.
+`run` leaves runs/<preset>/preferences: helpfulness.jsonl, safety.jsonl, both with a _test, and statistics.json.
 """
 from __future__ import annotations
 
 import json
-import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from statistics import fmean
 
-from llama2_lib.config import require
-from llama2_lib.text.chat import Dialog, Message, dialog, render
-from llama2_lib.text.reading import read_places
+from llama2_lib.config import PreferencesConfig, Recipe, require
+from llama2_lib.model.replies import replies
+from llama2_lib.model.transformer import Transformer
+from llama2_lib.text import comparisons as files
+from llama2_lib.text.chat import dialog
+from llama2_lib.text.comparisons import Comparison, statistics
 from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.training import checkpoint
 from llama2_lib.world import annotators as people
-from llama2_lib.world.annotators import CHOSEN_UNSAFE, GRADES, HELPFULNESS, Annotator
+from llama2_lib.world import dialogs
+from llama2_lib.world.annotators import CHOSEN_UNSAFE, HELPFULNESS, SAFETY, SIDES, VENDORS, Annotator
 from llama2_lib.world.dialogs import Prompt
-from llama2_lib.world.facts import World, share
+from llama2_lib.world.facts import World, share, world_for
 
-BINS = (people.CHOSEN_SAFE, people.BOTH_SAFE, people.BOTH_UNSAFE)
-UNGRADED = "better"                     # of public pairs, which carry no grade
-TURN = {"\n\nHuman:": "user", "\n\nAssistant:": "assistant"}
 Writer = Callable[[Sequence[Prompt]], Sequence[str]]       # one model variant at one temperature: a reply to each prompt
+# What annotators ask. A few unsafe requests reach the helpfulness side, where a reply that obliges is the more helpful one.
+ASKED: Mapping[str, Mapping[str, float]] = {
+    HELPFULNESS: {**dialogs.HELPFUL, "unsafe": 0.04},
+    SAFETY: {"unsafe": 0.53, "borderline": 0.26, "howto": 0.21}}
+RATERS = VENDORS[:2]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A judged pair. prompt: a dialogue that waits for a reply. safety: one of BINS, or "" in helpfulness data.
-
-    ValueError, naming what is wrong, for an empty reply, two equal replies, an unknown grade or bin, or a prompt that waits
-    for nothing.
-    """
-    prompt: Dialog
-    chosen: str
-    rejected: str
-    grade: str
-    safety: str = ""
-
-    def __post_init__(self) -> None:
-        require(len(self.prompt) > 0 and self.prompt[-1].role == "user", "the prompt does not end on a user message")
-        for name in ("chosen", "rejected"):
-            require(bool(getattr(self, name).strip()), f"the {name} reply is empty")
-        require(self.chosen.strip() != self.rejected.strip(), f"chosen and rejected are the same reply, {self.chosen!r}")
-        require(self.grade in GRADES, f"there is no grade {self.grade!r}; there are {', '.join(GRADES)}")
-        require(self.safety in (*BINS, ""), f"there is no safety bin {self.safety!r}; there are {', '.join(BINS)}")
-
-    def sides(self) -> tuple[Dialog, Dialog]:
-        """The whole dialogue with the chosen reply, and with the rejected one."""
-        return tuple((*self.prompt, Message("assistant", reply)) for reply in (self.chosen, self.rejected))
+class Preferences:
+    """What was collected, by side ("helpfulness", "safety"): pairs to learn from, pairs held out by prompt, statistics."""
+    folder: Path
+    train: dict[str, list[Comparison]]
+    test: dict[str, list[Comparison]]
+    statistics: dict[str, dict]
 
 
 # -------------------------------------------------------------------------------------------------------------- collection
@@ -111,83 +97,42 @@ def split(comparisons: Iterable[Comparison], test_share: float = 0.1) -> tuple[l
     return sides
 
 
-def statistics(comparisons: Sequence[Comparison], tokenizer: Tokenizer) -> dict[str, float | dict[str, float]]:
-    """The columns of Table 6 (comparisons, turns, tokens an example, a prompt, a reply) and the shares of grades and bins.
-
-    Turns are user messages of a dialogue. An example is a prompt with one of its replies. ValueError for no comparisons.
-    """
-    require(len(comparisons) > 0, "statistics of no comparisons")
-    prompts = [len(render(c.prompt, tokenizer)[0]) for c in comparisons]
-    wholes = [[len(render(side, tokenizer)[0]) for side in c.sides()] for c in comparisons]
-    grades, bins = Counter(c.grade for c in comparisons), Counter(c.safety for c in comparisons if c.safety)
-    return {
-        "comparisons": len(comparisons), "turns": fmean(sum(m.role == "user" for m in c.prompt) for c in comparisons),
-        "tokens_an_example": fmean(n for both in wholes for n in both), "tokens_a_prompt": fmean(prompts),
-        "tokens_a_reply": fmean(n - p for p, both in zip(prompts, wholes, strict=True) for n in both),
-        "grades": {g: grades[g] / len(comparisons) for g in GRADES},
-        "safety": {b: bins[b] / max(1, bins.total()) for b in BINS}}
+def writer(model: Transformer, tokenizer: Tokenizer, temperature: float, seed: int) -> Writer:
+    """A model variant at one temperature."""
+    def write(asked: Sequence[Prompt]) -> list[str]:
+        return replies(model, tokenizer, [dialog(p.text, system=p.system) for p in asked], temperature, seed)
+    return write
 
 
-# ------------------------------------------------------------------------------------------------------------------- files
-
-def write(path: str | os.PathLike, comparisons: Iterable[Comparison]) -> None:
-    """One comparison a line; the file appears whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        for c in comparisons:
-            messages = [{"role": m.role, "content": m.content} for m in c.prompt]
-            record = {"prompt": messages[0]["content"] if len(messages) == 1 else messages, "chosen": c.chosen,
-                      "rejected": c.rejected, "grade": c.grade, "safety": c.safety}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    os.replace(partial, path)
+def batch(world: World, models: Sequence[Transformer], tokenizer: Tokenizer, config: PreferencesConfig, side: str,
+          seed: int, annotators: Sequence[Annotator] = RATERS) -> list[Comparison]:
+    """One batch of one side: the prompts of ASKED, answered by each model at each temperature."""
+    writers = [writer(model, tokenizer, temperature, 10 * seed + i)
+               for i, (model, temperature) in enumerate((m, t) for m in models for t in config.temperatures)]
+    asked = list(dialogs.prompts(world, getattr(config, side), seed, ASKED[side]))
+    return collect(world, asked, writers, annotators, seed, side, config.off_topic)
 
 
-def read(path: str | os.PathLike, tokenizer: Tokenizer | None = None, longest: int | None = None) -> list[Comparison]:
-    """The comparisons of a file in our schema or a public one. With `longest`, in tokens, no side may be longer.
-
-    ValueError with path and line for whatever `read_jsonl` or Comparison refuses, and for a side that is too long.
-    """
-    found = []
-    for place, record in read_places(path, ("chosen", "rejected")):
-        try:
-            found.append(_comparison(record))
-            for side in found[-1].sides() if longest else ():
-                tokens = len(render(side, tokenizer)[0])
-                require(tokens <= longest, f"the dialogue is {tokens} tokens long; the model reads {longest}")
-        except ValueError as problem:
-            raise ValueError(f"{place}: {problem}") from problem
-    return found
+def run(recipe: Recipe, workdir: Path) -> Preferences:
+    """The first batch of both sides, from workdir/sft and workdir/variant, collected unless workdir/preferences holds it."""
+    sources = [workdir / "sft", workdir / "variant"]
+    key = checkpoint.fingerprint("preferences", recipe.preferences, ASKED, recipe.world, recipe.seed,
+                                 *map(checkpoint.artifact_key, sources))
+    return load(checkpoint.artifact(workdir / "preferences", key, lambda tmp: _collect(recipe, sources, tmp)))
 
 
-def _comparison(record: dict) -> Comparison:
-    grade, safety = record.get("grade", UNGRADED), record.get("safety", "")
-    if "prompt" in record:
-        reply = [_last_content(record[side]) for side in ("chosen", "rejected")]
-        return Comparison(_messages(record["prompt"]), *reply, grade, safety)
-    one, other = _messages(record["chosen"]), _messages(record["rejected"])
-    require(one[:-1] == other[:-1], "chosen and rejected answer different dialogues")
-    require(one[-1].role == other[-1].role == "assistant", "chosen and rejected must end on a reply of the assistant")
-    return Comparison(one[:-1], one[-1].content, other[-1].content, grade, safety)
+def _collect(recipe: Recipe, sources: Sequence[Path], folder: Path) -> None:
+    models, tokenizer = list(map(checkpoint.load_model, sources)), Tokenizer.load(sources[0] / "tokenizer.model")
+    found = {}
+    for side in SIDES:
+        pairs = batch(world_for(recipe.world), models, tokenizer, recipe.preferences, side, recipe.seed)
+        found[side] = statistics(pairs, tokenizer)
+        for name, part in zip((side, f"{side}_test"), split(pairs, recipe.preferences.test_share), strict=True):
+            files.write(folder / f"{name}.jsonl", part)
+    (folder / "statistics.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
-def _last_content(reply: object) -> str:
-    """A reply as text; some public sets repeat the whole dialogue as messages."""
-    return reply if isinstance(reply, str) else _messages(reply)[-1].content
-
-
-def _messages(value: object) -> tuple[Message, ...]:
-    """Messages from a text, a transcript with Human and Assistant, or a list of objects with role and content."""
-    if isinstance(value, str):
-        return tuple(_transcript(value)) if value.startswith(tuple(TURN)) else dialog(value)
-    require(isinstance(value, list) and len(value) > 0, f"a dialogue is a text or a list of messages, got {value!r}")
-    for m in value:
-        require(isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str),
-                f"a message has a role and a content, got {m!r}")
-    return tuple(Message(m["role"], m["content"]) for m in value)
-
-
-def _transcript(text: str) -> Iterator[Message]:
-    starts = sorted((i, mark) for mark in TURN for i in range(len(text)) if text.startswith(mark, i))
-    for (at, mark), (end, _) in zip(starts, [*starts[1:], (len(text), "")], strict=True):
-        yield Message(TURN[mark], text[at + len(mark):end].strip())
+def load(folder: Path) -> Preferences:
+    """The preferences that `run` left in `folder`."""
+    train, test = ({side: files.read(folder / f"{side}{end}.jsonl") for side in SIDES} for end in ("", "_test"))
+    return Preferences(folder, train, test, json.loads((folder / "statistics.json").read_text(encoding="utf-8")))

@@ -5,28 +5,49 @@
 The first term makes the chosen reply's score larger, by the margin m of its grade: none, small or large (Table 27). The
 second is the safety auxiliary loss of Table 29, on pairs with safety labels. The paper prints no formula for it: we take
 the binary cross-entropy of both replies of a pair, with a λ of our own. The score is read at the last token, EOS, where the
-whole reply has been seen. One forward pass scores chosen and rejected together, as rows of one batch.
+whole reply has been seen. One forward pass scores chosen and rejected together, packed side by side in the rows of a batch.
 
-The body starts from a chat model, so that "the reward model knows what the chat model knows". Left out: collection of the
-pairs (stage preferences), mixing of public data.
+The body starts from a chat model, so that "the reward model knows what the chat model knows". There are two, since one
+score cannot say "helpful, but not safe". In the paper the helpfulness model learns from all helpfulness pairs and as many
+others, the safety model from all safety pairs and a tenth of helpfulness ones; the preset toy takes a tenth of others both
+times, since it has no public pairs, and leaves out pairs graded "negligibly better or unsure": half of those labels are
+wrong, and its time is better spent on others. Left out: public data sets in the mixes (`text.comparisons.read` reads them),
+several turns.
+
+`run` leaves runs/<preset>/reward: helpfulness/ and safety/, each with a body, a head and metrics.jsonl.
 """
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llama2_lib.config import require
+from llama2_lib.config import Recipe, RewardConfig, RuntimeConfig, require
 from llama2_lib.model.transformer import ScalarHead, Transformer
-from llama2_lib.world.annotators import GRADES
+from llama2_lib.text import comparisons as files
+from llama2_lib.text.batching import Loader, Packed, packed
+from llama2_lib.text.chat import Dialog, render
+from llama2_lib.text.comparisons import Comparison
+from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.training import checkpoint, trainer
+from llama2_lib.world.annotators import BOTH_SAFE, BOTH_UNSAFE, CHOSEN_SAFE, GRADES, HELPFULNESS, SAFETY, SIDES
 
 # Table 27: the margin of each grade, from "significantly better" down.
 MARGINS: dict[str, tuple[float, ...]] = {"none": (0, 0, 0, 0), "small": (1, 2 / 3, 1 / 3, 0), "large": (3, 2, 1, 0)}
 NO_LABEL = -1.0       # of a reply without a safety label
+LABELS = {CHOSEN_SAFE: (1.0, 0.0), BOTH_SAFE: (1.0, 1.0), BOTH_UNSAFE: (0.0, 0.0), "": (NO_LABEL, NO_LABEL)}
+ROW_TOKENS = 128      # dialogues are packed into rows of this length
+HEAD = "head.safetensors"
 
 
 def margin_of(grade: str, margins: str = "small") -> float:
@@ -61,17 +82,16 @@ class RewardModel(nn.Module):
         self.body, self.head = body, ScalarHead(body.config.dim)
         self.body.output.requires_grad_(False)
 
-    def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """The score of each row, (B,), read at its last token. Rows are padded on the right; padding is not looked at."""
-        h_BTD = self.body.hidden(tokens_BT)      # causal: what stands behind a row's last token cannot change it
-        return self.head(h_BTD[torch.arange(len(tokens_BT), device=tokens_BT.device), lengths_B - 1])
+    def forward(self, rows: Packed) -> Tensor:
+        """The score of each packed sequence, (N,), read at its last token; sequences do not see each other."""
+        h_RTD = self.body.hidden(rows.tokens_RT, rows.positions_RT, rows.segments_RT)
+        return self.head(h_RTD.flatten(0, 1)[rows.last_N])
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B pairs as 2B rows, the chosen replies first. tokens int64, right-padded; safe_2B 1, 0 or NO_LABEL."""
-    tokens_2BT: Tensor
-    lengths_2B: Tensor
+    """B pairs as 2B packed sequences, the chosen ones first. safe_2B: 1, 0 or NO_LABEL."""
+    rows: Packed
     margin_B: Tensor
     safe_2B: Tensor
 
@@ -81,7 +101,8 @@ class PairBatch:
         return len(self.margin_B)
 
     def to(self, device: torch.device | str) -> PairBatch:
-        return PairBatch(*(t.to(device, non_blocking=True) for t in vars(self).values()))
+        rows = Packed(*(t.to(device, non_blocking=True) for t in vars(self.rows).values()))
+        return PairBatch(rows, self.margin_B.to(device), self.safe_2B.to(device))
 
 
 class Pairs:
@@ -97,24 +118,29 @@ class Pairs:
             require(chosen != rejected, f"pair {i}: both sides are the same {len(chosen)} tokens")
             longest = max(len(chosen), len(rejected))
             require(longest <= seq_len, f"pair {i} is {longest} tokens long; the model reads {seq_len}")
-        self.pairs = list(pairs)
+        self.pairs, self.row_tokens = list(pairs), min(ROW_TOKENS, seq_len)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def batch(self, rows: np.ndarray) -> PairBatch:
         chosen, rejected, margin, safe, other_safe = zip(*(self.pairs[r] for r in rows), strict=True)
-        sides = [*chosen, *rejected]
-        tokens = torch.zeros(len(sides), max(map(len, sides)), dtype=torch.long)
-        for row, ids in zip(tokens, sides, strict=True):
-            row[:len(ids)] = torch.tensor(ids)
-        return PairBatch(tokens, torch.tensor([len(ids) for ids in sides]), torch.tensor(margin, dtype=torch.float32),
+        return PairBatch(packed([*chosen, *rejected], self.row_tokens), torch.tensor(margin, dtype=torch.float32),
                          torch.tensor([*safe, *other_safe], dtype=torch.float32))
+
+
+def pairs(comparisons: Sequence[Comparison], tokenizer: Tokenizer, seq_len: int, margins: str = "small") -> Pairs:
+    """Comparisons as rows for a Loader, with the margin of each grade and the safety label of each reply."""
+    rows = []
+    for c in comparisons:
+        chosen, rejected = (render(side, tokenizer)[0] for side in c.sides())
+        rows.append((chosen, rejected, margin_of(c.grade, margins), *LABELS[c.safety]))
+    return Pairs(rows, seq_len)
 
 
 def reward_loss(model: RewardModel, batch: PairBatch, safety_weight: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
     """(loss, health): the ranking loss, plus `safety_weight` times the safety loss; health has the accuracy and the gap."""
-    chosen_B, rejected_B = model(batch.tokens_2BT, batch.lengths_2B).float().chunk(2)
+    chosen_B, rejected_B = model(batch.rows).float().chunk(2)
     loss = ranking_loss(chosen_B, rejected_B, batch.margin_B)
     if safety_weight:
         loss = loss + safety_weight * safety_loss(torch.cat([chosen_B, rejected_B]), batch.safe_2B)
@@ -123,21 +149,96 @@ def reward_loss(model: RewardModel, batch: PairBatch, safety_weight: float = 0.0
 
 
 @torch.no_grad()
-def scores(model: RewardModel, rows: Sequence[list[int]], batch_size: int = 64) -> list[float]:
-    """The score of each row of ids, longest rows together. ValueError for an empty row."""
+def scores(model: RewardModel, rows: Sequence[list[int]], batch_size: int = 256) -> list[float]:
+    """The score of each row of ids, before any sigmoid. ValueError for an empty row: it has no last token to score."""
     for i, ids in enumerate(rows):
         require(len(ids) > 0, f"row {i} is empty: it has no last token to score")
-    was_training = model.training
+    was_training, row_tokens = model.training, min(ROW_TOKENS, model.body.config.max_seq_len)
     model.eval()
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     found = [0.0] * len(rows)
     for start in range(0, len(order), batch_size):
         chosen = order[start:start + batch_size]
-        tokens = torch.zeros(len(chosen), max(len(rows[i]) for i in chosen), dtype=torch.long)
-        for row, i in zip(tokens, chosen, strict=True):
-            row[:len(rows[i])] = torch.tensor(rows[i])
-        lengths = torch.tensor([len(rows[i]) for i in chosen])
-        for i, value in zip(chosen, model(tokens, lengths).tolist(), strict=True):
+        for i, value in zip(chosen, model(packed([rows[i] for i in chosen], row_tokens)).tolist(), strict=True):
             found[i] = value
     model.train(was_training)
     return found
+
+
+def dialogue_scores(model: RewardModel, tokenizer: Tokenizer, dialogues: Sequence[Dialog]) -> list[float]:
+    """The score of each dialogue that ends on a reply."""
+    return scores(model, [render(d, tokenizer)[0] for d in dialogues])
+
+
+# -------------------------------------------------------------------------------------------------------------- training
+
+def mix(own: Sequence[Comparison], others: Sequence[Comparison], other_share: float, seed: int) -> list[Comparison]:
+    """All of a side's own pairs, and of the others as many as make a share of the whole, or all where there are fewer."""
+    count = round(len(own) * other_share / (1 - other_share))
+    return [*own, *Random(seed).sample(others, min(count, len(others)))]
+
+
+def train(model: RewardModel, tokenizer: Tokenizer, comparisons: Sequence[Comparison], config: RewardConfig, seed: int, *,
+          runtime: RuntimeConfig | None = None, safety_weight: float = 0.0, title: str = "") -> list[dict]:
+    """Train `model` in place on `comparisons` for config.epochs; one record a step comes back."""
+    kept = comparisons if config.unsure else [c for c in comparisons if c.grade != GRADES[-1]]
+    rows = pairs(kept, tokenizer, model.body.config.max_seq_len, config.margins)
+    batches = Loader(rows, config.batch_pairs, seed, epochs=config.epochs, drop_last=False)
+    steps = config.epochs * len(batches)
+    return trainer.fit(model, batches, partial(reward_loss, safety_weight=safety_weight), config.schedule(steps), steps,
+                       runtime=runtime, seed=seed, title=title)
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """The two reward models and how they came about."""
+    folder: Path
+    helpfulness: RewardModel
+    safety: RewardModel
+    tokenizer: Tokenizer
+    history: dict[str, list[dict]]
+
+
+def run(recipe: Recipe, workdir: Path) -> Rewards:
+    """Both reward models, from workdir/sft and workdir/preferences, trained unless workdir/reward holds them."""
+    sources = [workdir / "sft", workdir / "preferences"]
+    key = checkpoint.fingerprint("reward", recipe.reward, recipe.seed, *map(checkpoint.artifact_key, sources))
+    folder = checkpoint.artifact(workdir / "reward", key, lambda tmp: _train_both(recipe, *sources, tmp))
+    lines = {side: (folder / side / "metrics.jsonl").read_text(encoding="utf-8").splitlines() for side in SIDES}
+    history = {side: [json.loads(line) for line in lines[side]] for side in SIDES}
+    return Rewards(folder, *(load(folder / side) for side in SIDES), Tokenizer.load(folder / "tokenizer.model"), history)
+
+
+def _train_both(recipe: Recipe, chat: Path, preferences: Path, folder: Path) -> None:
+    tokenizer, config = Tokenizer.load(chat / "tokenizer.model"), recipe.reward
+    collected = {side: files.read(preferences / f"{side}.jsonl") for side in SIDES}
+    helpful, safety = collected[HELPFULNESS], collected[SAFETY]
+    mixes = {HELPFULNESS: (mix(helpful, safety, config.other_share, recipe.seed), 0.0),
+             SAFETY: (mix(safety, helpful, config.helpful_share, recipe.seed), config.safety_weight)}
+    for side, (comparisons, weight) in mixes.items():
+        model = fresh(checkpoint.load_model(chat), recipe.seed)
+        history = train(model, tokenizer, comparisons, config, recipe.seed, runtime=recipe.runtime, safety_weight=weight,
+                        title=f"{side} reward")
+        save(folder / side, model)
+        (folder / side / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in history), encoding="utf-8")
+    shutil.copy(chat / "tokenizer.model", folder / "tokenizer.model")
+
+
+def fresh(body: Transformer, seed: int) -> RewardModel:
+    """An untrained reward model on `body`, its head drawn by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return RewardModel(body)
+
+
+def save(folder: Path, model: RewardModel) -> None:
+    """Write the body as a chat model is written, and the head beside it."""
+    checkpoint.save_model(folder, model.body)
+    save_file({"out.weight": model.head.out.weight.detach().clone()}, folder / HEAD)
+
+
+def load(folder: Path) -> RewardModel:
+    """The reward model that `save` wrote."""
+    model = RewardModel(checkpoint.load_model(folder))
+    model.head.load_state_dict(load_file(folder / HEAD))
+    return model.eval()

@@ -6,17 +6,21 @@ stage leaves at once if its artifact is already there, made from the same settin
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llama2_lib.config import Recipe, require
-from llama2_lib.stages import corpus, pretrain, sft
+from llama2_lib.stages import corpus, preferences, pretrain, reward, sft
 
 PROJECT = Path(__file__).resolve().parents[2]
 STAGES: dict[str, tuple[Callable[[Recipe, Path], Any], tuple[str, ...]]] = {
     "corpus": (corpus.run, ()),
     "pretrain": (pretrain.run, ("corpus",)),
     "sft": (sft.run, ("pretrain",)),
+    "variant": (partial(sft.run, name="variant"), ("pretrain",)),
+    "preferences": (preferences.run, ("sft", "variant")),
+    "reward": (reward.run, ("preferences",)),
 }
 
 

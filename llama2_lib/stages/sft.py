@@ -31,6 +31,7 @@ from llama2_lib.world.facts import World, world_for
 
 CONVERSATION_SHARE = 0.1     # of the demonstrations; the others are one question and one answer
 RULE_SHARE = 0.3             # of the conversations: held under a system rule
+VARIANT_SEED = 1_000_003     # added to the seed of the variant's demonstrations
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,20 @@ def sft_loss(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]
 
 
 def demonstrations(world: World, config: SFTConfig, seed: int) -> Iterator[Dialog]:
-    """`config.demonstrations` dialogues; a share `config.noise` of the answers has a fault of one kind or another."""
+    """`config.demonstrations` dialogues; a share `config.noise` of the answers has a fault of one kind or another.
+
+    A share `config.safety` of them declines an unsafe request instead (section 4.2.2); the others are the same without it.
+    """
+    lot = random.Random(f"sft safety {seed}")
+    for helpful in _helpful_demonstrations(world, config, seed):
+        if lot.random() < config.safety:
+            asked = dialogs.draw_prompt(world, "unsafe", lot)
+            yield dialog(asked.text, dialogs.demonstration(world, asked, lot))
+        else:
+            yield helpful
+
+
+def _helpful_demonstrations(world: World, config: SFTConfig, seed: int) -> Iterator[Dialog]:
     rng = random.Random(f"sft {seed}")
     for prompt in dialogs.prompts(world, config.demonstrations, seed, split="train"):
         if rng.random() < CONVERSATION_SHARE:
@@ -84,19 +98,23 @@ def tune(model: Transformer, tokenizer: Tokenizer, dialogues: Iterator[Dialog], 
                        seed=recipe.seed, title=title)
 
 
-def run(recipe: Recipe, workdir: Path) -> Tuned:
-    """The chat model of `recipe`, tuned from workdir/pretrain unless workdir/sft already holds it."""
-    base = workdir / "pretrain"
-    key = checkpoint.fingerprint("sft", recipe.sft, recipe.world, recipe.seed, checkpoint.artifact_key(base))
-    folder = checkpoint.artifact(workdir / "sft", key, lambda tmp: _tune(recipe, base, tmp))
+def run(recipe: Recipe, workdir: Path, name: str = "sft") -> Tuned:
+    """The chat model of `recipe`, tuned from workdir/pretrain unless workdir/sft already holds it.
+
+    name "variant": the other chat model, of recipe.variant and with demonstrations of its own.
+    """
+    base, config = workdir / "pretrain", getattr(recipe, name)
+    key = checkpoint.fingerprint(name, config, recipe.world, recipe.seed, checkpoint.artifact_key(base))
+    seed = recipe.seed if name == "sft" else recipe.seed + VARIANT_SEED
+    folder = checkpoint.artifact(workdir / name, key, lambda tmp: _tune(recipe, config, seed, base, tmp))
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return Tuned(folder, checkpoint.load_model(folder), Tokenizer.load(folder / "tokenizer.model"), history)
 
 
-def _tune(recipe: Recipe, base: Path, folder: Path) -> None:
+def _tune(recipe: Recipe, config: SFTConfig, seed: int, base: Path, folder: Path) -> None:
     model, tokenizer = checkpoint.load_model(base), Tokenizer.load(base / "tokenizer.model")
-    dialogues = demonstrations(world_for(recipe.world), recipe.sft, recipe.seed)
-    history = tune(model, tokenizer, dialogues, recipe.sft, recipe, title="fine-tuning")
+    dialogues = demonstrations(world_for(recipe.world), config, seed)
+    history = tune(model, tokenizer, dialogues, config, recipe, title="fine-tuning")
     checkpoint.save_model(folder, model)
     shutil.copy(base / "tokenizer.model", folder / "tokenizer.model")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")

@@ -119,6 +119,51 @@ class Examples:
         return sum(len(ids) for row in self.rows for ids, _ in row) / (len(self.rows) * (self.seq_len + 1))
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Sequences laid side by side in rows, each to itself: what a model reads, and where each sequence ends.
+
+    tokens_RT, positions_RT and segments_RT are int64, as Batch has them; last_N is the place of each sequence's last token
+    in the rows laid end to end.
+    """
+    tokens_RT: torch.Tensor
+    positions_RT: torch.Tensor
+    segments_RT: torch.Tensor
+    last_N: torch.Tensor
+
+
+def packed(sequences: Sequence[Sequence[int]], row_tokens: int) -> Packed:
+    """All `sequences` in rows of `row_tokens` or, where one is longer, of its length: the longest first, into the first row
+    with room. ValueError for no sequence or an empty one.
+    """
+    if len(sequences) == 0 or min(map(len, sequences)) == 0:
+        raise ValueError(f"sequence {next((i for i, s in enumerate(sequences) if not s), 0)} is empty or missing")
+    room = max(row_tokens, max(map(len, sequences)))
+    rows: list[list[int]] = []
+    left: list[int] = []
+    for i in sorted(range(len(sequences)), key=lambda i: -len(sequences[i])):
+        r = next((r for r, free in enumerate(left) if free >= len(sequences[i])), len(rows))
+        if r == len(rows):
+            rows.append([])
+            left.append(room)
+        rows[r].append(i)
+        left[r] -= len(sequences[i])
+    return _laid_out(sequences, rows, room - min(left))
+
+
+def _laid_out(sequences: Sequence[Sequence[int]], rows: list[list[int]], width: int) -> Packed:
+    tokens, positions = (np.zeros((len(rows), width), dtype=np.int64) for _ in range(2))
+    segments = np.full((len(rows), width), PADDING_SEGMENT, dtype=np.int64)
+    last = np.zeros(len(sequences), dtype=np.int64)
+    for r, row in enumerate(rows):
+        at = 0
+        for number, i in enumerate(row):
+            end = at + len(sequences[i])
+            tokens[r, at:end], positions[r, at:end], segments[r, at:end] = sequences[i], np.arange(end - at), number
+            at, last[i] = end, r * width + end - 1
+    return Packed(*map(torch.from_numpy, (tokens, positions, segments, last)))
+
+
 def _checked(examples: Sequence[tuple[list[int], list[bool]]], seq_len: int) -> Iterator[tuple[list[int], list[bool]]]:
     for i, (ids, mask) in enumerate(examples):
         if len(ids) != len(mask):

@@ -1,0 +1,170 @@
+"""How good is a reward model? Measured against annotators, as the paper must, and against the oracle, as only a toy can.
+
+Against annotators: accuracy on held-out pairs by grade (Table 8), beside the noise ceiling, the accuracy of a model that
+knows the true worth of every reply; recall of unsafe replies (Table 29); scores against ratings (Figure 29). Against the
+oracle: does it order fresh replies of the current policy rightly? That is what optimisation will ask of it, and what goes
+stale as the policy moves (section 3.2.1). Left out: comparisons of several turns.
+"""
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from statistics import fmean, median
+
+from llama2_lib.analysis.calibration import by_level
+from llama2_lib.analysis.chat import as_dialog
+from llama2_lib.config import require
+from llama2_lib.model.replies import replies
+from llama2_lib.model.transformer import Transformer
+from llama2_lib.stages.reward import LABELS, NO_LABEL, RewardModel, dialogue_scores
+from llama2_lib.text.chat import Dialog, Message
+from llama2_lib.text.comparisons import Comparison
+from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.world.annotators import (
+    GRADES,
+    HELPFULNESS,
+    SAFETY,
+    VENDORS,
+    Annotator,
+    compare,
+    right_choice_chance,
+    worth,
+)
+from llama2_lib.world.dialogs import HELPFUL, Prompt, all_rules, prompts, recognise
+from llama2_lib.world.facts import World
+from llama2_lib.world.oracle import score
+
+AVERAGE = "average"
+EQUAL = 1e-6            # replies whose worth differs by less are equal
+
+
+@dataclass(frozen=True)
+class FreshPair:
+    """Two replies of one policy to one prompt, with the worth the oracle gives them."""
+    prompt: Prompt
+    replies: tuple[str, str]
+    worths: tuple[float, float]
+
+    @property
+    def gap(self) -> float:
+        return abs(self.worths[0] - self.worths[1])
+
+
+# ----------------------------------------------------------------------------------------------------- against annotators
+
+def gaps(model: RewardModel, tokenizer: Tokenizer, comparisons: Sequence[Comparison]) -> list[float]:
+    """Score of the chosen reply minus that of the rejected one, pair by pair. ValueError for no pairs."""
+    require(len(comparisons) > 0, "there are no comparisons")
+    found = dialogue_scores(model, tokenizer, [side for c in comparisons for side in c.sides()])
+    return [a - b for a, b in zip(found[::2], found[1::2], strict=True)]
+
+
+def accuracy_by_grade(model: RewardModel, tokenizer: Tokenizer, comparisons: Sequence[Comparison]) -> dict[str, float]:
+    """Share of pairs whose chosen reply scores higher, for each grade that occurs, and over all (AVERAGE)."""
+    found = gaps(model, tokenizer, comparisons)
+    right = {grade: [g > 0 for g, c in zip(found, comparisons, strict=True) if c.grade == grade] for grade in GRADES}
+    return {**{grade: fmean(r) for grade, r in right.items() if r}, AVERAGE: fmean(g > 0 for g in found)}
+
+
+def accuracy(model: RewardModel, tokenizer: Tokenizer, comparisons: Sequence[Comparison]) -> float:
+    """Share of pairs whose chosen reply scores higher."""
+    return accuracy_by_grade(model, tokenizer, comparisons)[AVERAGE]
+
+
+def prompt_of(world: World, dialogue: Dialog) -> Prompt | None:
+    """The prompt that a dialogue of one question asks, with its system rule; None if the world does not know it."""
+    found = recognise(world, dialogue[-1].content)
+    if found is None or dialogue[0].role != "system":
+        return found
+    rules = [r for split in all_rules(world).values() for r in split if r.text == dialogue[0].content]
+    return replace(found, rule=rules[0]) if rules else None
+
+
+def noise_ceiling(world: World, comparisons: Sequence[Comparison], annotators: Sequence[Annotator] = VENDORS[:2],
+                  side: str = HELPFULNESS) -> float:
+    """Accuracy of a model that knows the worth of every reply, on labels by these annotators: their own disagreement.
+
+    Pairs of equal worth count as a half. ValueError if no prompt of the pairs is known to the world.
+    """
+    chances = []
+    for c in comparisons:
+        if (prompt := prompt_of(world, c.prompt)) is not None:
+            gap = abs(worth(score(world, prompt, c.chosen), side) - worth(score(world, prompt, c.rejected), side))
+            chances.append(fmean(right_choice_chance(gap, a.noise) for a in annotators))
+    require(len(chances) > 0, "the world knows none of these prompts")
+    return fmean(chances)
+
+
+def unsafe_recall(model: RewardModel, tokenizer: Tokenizer, comparisons: Sequence[Comparison]) -> float:
+    """Share of the replies labelled unsafe that score below 0, which is 0.5 after the sigmoid (Table 29).
+
+    ValueError if no reply is labelled unsafe.
+    """
+    labelled = [(side, safe) for c in comparisons for side, safe in zip(c.sides(), LABELS[c.safety], strict=True)
+                if safe != NO_LABEL]
+    unsafe = [side for side, safe in labelled if not safe]
+    require(len(unsafe) > 0, "no reply of these comparisons is labelled unsafe")
+    return fmean(s < 0 for s in dialogue_scores(model, tokenizer, unsafe))
+
+
+def likert(model: RewardModel, tokenizer: Tokenizer, world: World, asked: Sequence[Prompt], said: Sequence[str], seed: int,
+           annotators: Sequence[Annotator] = VENDORS) -> list[tuple[float, int]]:
+    """(score, median rating of three annotators on seven points) of each reply (section 3.4.1, Figure 29)."""
+    rng = Random(f"likert {seed}")
+    ratings = [median(a.rates(world, p, r, rng) for a in annotators) for p, r in zip(asked, said, strict=True)]
+    found = dialogue_scores(model, tokenizer, [answered(p, r) for p, r in zip(asked, said, strict=True)])
+    return list(zip(found, map(int, ratings), strict=True))
+
+
+def mean_by_rating(rated: Sequence[tuple[float, int]]) -> dict[int, float]:
+    """Mean score at each rating, in order: the curve of Figure 29."""
+    return by_level([s for s, _ in rated], [r for _, r in rated])
+
+
+# ----------------------------------------------------------------------------------------------------- against the oracle
+
+def answered(prompt: Prompt, reply: str) -> Dialog:
+    """The dialogue of a prompt and its reply."""
+    return (*as_dialog(prompt), Message("assistant", reply))
+
+
+def fresh_pairs(policy: Transformer, tokenizer: Tokenizer, world: World, count: int, temperature: float, seed: int, *,
+                side: str = HELPFULNESS, mix: Mapping[str, float] = HELPFUL, split: str = "train") -> list[FreshPair]:
+    """Two new replies of `policy` to each of `count` new prompts, without pairs of equal worth or with an empty reply."""
+    asked = list(prompts(world, count, seed, mix, split))
+    said = replies(policy, tokenizer, [as_dialog(p) for p in asked], temperature, seed, copies=2)
+    found = []
+    for p, a, b in zip(asked, said[::2], said[1::2], strict=True):
+        worths = worth(score(world, p, a), side), worth(score(world, p, b), side)
+        if a.strip() and b.strip() and abs(worths[0] - worths[1]) > EQUAL:
+            found.append(FreshPair(p, (a, b), worths))
+    return found
+
+
+def gold_order_accuracy(model: RewardModel, tokenizer: Tokenizer, pairs: Sequence[FreshPair]) -> dict[str, float]:
+    """Share of fresh pairs ordered as the oracle orders them, over all (AVERAGE) and by kind of prompt."""
+    require(len(pairs) > 0, "there are no pairs of different worth")
+    found = dialogue_scores(model, tokenizer, [answered(p.prompt, reply) for p in pairs for reply in p.replies])
+    right: defaultdict[str, list[bool]] = defaultdict(list)
+    for p, a, b in zip(pairs, found[::2], found[1::2], strict=True):
+        for key in (AVERAGE, "rule" if p.prompt.rule else p.prompt.kind):
+            right[key].append((a > b) == (p.worths[0] > p.worths[1]))
+    return {key: fmean(values) for key, values in right.items()}
+
+
+def wanted(side: str) -> Mapping[str, float]:
+    """The mix of prompts on which a side's reward model is to be right."""
+    return {SAFETY: {"unsafe": 0.6, "borderline": 0.2, "howto": 0.2}, HELPFULNESS: HELPFUL}[side]
+
+
+def relabelled(world: World, comparisons: Sequence[Comparison], annotator: Annotator, seed: int) -> list[Comparison]:
+    """The same pairs as another annotator judges them for helpfulness; pairs the world does not know are left out."""
+    rng, found = Random(f"relabelled {seed}"), []
+    for c in comparisons:
+        if (prompt := prompt_of(world, c.prompt)) is not None:
+            two = (c.chosen, c.rejected)
+            choice = compare(annotator, world, prompt, two, rng)
+            found.append(Comparison(c.prompt, two[choice.chosen], two[1 - choice.chosen], choice.grade))
+    return found
