@@ -208,6 +208,55 @@ class RewardConfig:
 
 
 @dataclass(frozen=True)
+class RejectionConfig:
+    """Rejection sampling (section 3.2.3). The paper is silent on K, the number of prompts and the temperature."""
+    prompts: int
+    samples: int                       # K: replies a prompt, of which the best is kept
+    temperature: float = 1.0
+    safety_share: float = 0.2          # of the prompts: adversarial ones
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "samples"):
+            require(getattr(self, name) >= 1, f"rejection.{name} must be at least 1, got {getattr(self, name)}")
+        require(self.temperature > 0, f"rejection.temperature must be above 0, got {self.temperature}")
+        require(0 <= self.safety_share <= 1, f"rejection.safety_share is a share in 0…1, got {self.safety_share}")
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """PPO (section 3.2.3). Batch, minibatch, clip, β and the constant learning rate are the paper's; γ, λ, the critic's
+    weight, the rollout temperature and patience are ours, since it is silent on them."""
+    iterations: int
+    batch: int                         # rollouts an iteration, one a prompt
+    minibatch: int
+    beta: float                        # weight of KL(π ‖ π₀) in the reward
+    optim: OptimConfig
+    max_new_tokens: int
+    epochs: int = 1
+    clip: float = 0.2
+    gamma: float = 1.0
+    lam: float = 0.95
+    value_weight: float = 0.1
+    temperature: float = 1.0
+    safety_share: float = 0.2          # of the prompts: adversarial ones
+    held_out: int = 128                # prompts of the stopping rule
+    evaluate_every: int = 5            # iterations
+    patience: int = 4                  # evaluations without a better held-out reward before training stops
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch", "minibatch", "max_new_tokens", "epochs", "held_out", "evaluate_every",
+                     "patience"):
+            require(getattr(self, name) >= 1, f"ppo.{name} must be at least 1, got {getattr(self, name)}")
+        require(self.batch % self.minibatch == 0,
+                f"ppo.batch {self.batch} is not a multiple of ppo.minibatch {self.minibatch}")
+        require(self.beta >= 0, f"ppo.beta must not be negative, got {self.beta}")
+        require(0 < self.clip < 1, f"ppo.clip must lie in 0…1, got {self.clip}")
+        require(self.temperature > 0, f"ppo.temperature must be above 0, got {self.temperature}: nothing would be explored")
+        for name in ("gamma", "lam", "safety_share"):
+            require(0 <= getattr(self, name) <= 1, f"ppo.{name} must lie in 0…1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class RuntimeConfig:
     """How the arithmetic is done; nothing here changes what is computed."""
     precision: str = "auto"    # auto: bf16 autocast where this processor is faster with it; else float32 or bfloat16
@@ -228,6 +277,8 @@ class Recipe:
     variant: SFTConfig                # another chat model from the same base: replies to compare come from two models
     preferences: PreferencesConfig
     reward: RewardConfig
+    rejection: RejectionConfig
+    ppo: PPOConfig
     world: WorldConfig = field(default_factory=WorldConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -256,6 +307,9 @@ def toy() -> Recipe:
         preferences=PreferencesConfig(helpfulness=26_000, safety=4_000, temperatures=(0.8, 1.1)),
         reward=RewardConfig(batch_pairs=32, optim=OptimConfig(peak_lr=5e-4, warmup_steps=5), other_share=0.1,
                             unsure=False),
+        rejection=RejectionConfig(prompts=600, samples=16),
+        ppo=PPOConfig(iterations=25, batch=256, minibatch=64, beta=0.05, max_new_tokens=64,
+                      optim=OptimConfig(peak_lr=2e-4, final_lr_fraction=1.0)),
     )
 
 
@@ -274,11 +328,14 @@ def small() -> Recipe:
                           optim=OptimConfig(peak_lr=5e-5, warmup_steps=20)),
         preferences=PreferencesConfig(helpfulness=100_000, safety=30_000),
         reward=RewardConfig(batch_pairs=256, optim=OptimConfig(peak_lr=5e-5, warmup_steps=5)),
+        rejection=RejectionConfig(prompts=4_000, samples=16),
+        ppo=PPOConfig(iterations=200, batch=512, minibatch=64, beta=0.02, max_new_tokens=256,
+                      optim=OptimConfig(peak_lr=1e-5, final_lr_fraction=1.0)),
     )
 
 
-def _llama2(name: str, peak_lr: float, reward_lr: float = 1e-5, **shape) -> Recipe:
-    """The paper's recipe: Table 1 and sections 2.2, 3.1 and 3.2.2; shape and learning rates alone differ between sizes.
+def _llama2(name: str, peak_lr: float, reward_lr: float = 1e-5, beta: float = 0.01, **shape) -> Recipe:
+    """The paper's recipe: Table 1, sections 2.2, 3.1, 3.2.2 and 3.2.3; shape, learning rates and β alone differ by size.
 
     The paper is silent on the warm-up of fine-tuning: none here. A batch of 4M tokens is 1,024 sequences of 4,096. Table 6
     counts the 1,418,091 comparisons of both sides together: halves are ours. The paper does not say how many of its
@@ -294,6 +351,9 @@ def _llama2(name: str, peak_lr: float, reward_lr: float = 1e-5, **shape) -> Reci
         sft=sft, variant=replace(sft, demonstrations=10_000),
         preferences=PreferencesConfig(helpfulness=709_045, safety=709_046, off_topic=0.0),
         reward=RewardConfig(batch_pairs=512, optim=OptimConfig(peak_lr=reward_lr, warmup_steps=5)),
+        rejection=RejectionConfig(prompts=10_000, samples=20),
+        ppo=PPOConfig(iterations=400, batch=512, minibatch=64, beta=beta, max_new_tokens=1024,
+                      optim=OptimConfig(peak_lr=1e-6, final_lr_fraction=1.0)),
         runtime=RuntimeConfig(precision="bfloat16", compile=True),
     )
 
@@ -307,12 +367,12 @@ def llama2_13b() -> Recipe:
 
 
 def llama2_34b() -> Recipe:
-    return _llama2("llama2_34b", 1.5e-4, dim=8192, n_layers=48, n_heads=64, n_kv_heads=8, ffn_dim_multiplier=1.0)
+    return _llama2("llama2_34b", 1.5e-4, beta=0.005, dim=8192, n_layers=48, n_heads=64, n_kv_heads=8, ffn_dim_multiplier=1.0)
 
 
 def llama2_70b() -> Recipe:
-    return _llama2("llama2_70b", 1.5e-4, reward_lr=5e-6, dim=8192, n_layers=80, n_heads=64, n_kv_heads=8, multiple_of=4096,
-                   ffn_dim_multiplier=1.3)
+    return _llama2("llama2_70b", 1.5e-4, reward_lr=5e-6, beta=0.005, dim=8192, n_layers=80, n_heads=64, n_kv_heads=8,
+                   multiple_of=4096, ffn_dim_multiplier=1.3)
 
 
 PRESETS: dict[str, Callable[[], Recipe]] = {

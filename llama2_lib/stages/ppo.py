@@ -1,41 +1,73 @@
-"""The mathematics of PPO (section 3.2.3): rewards token by token, advantages, and the two clipped losses.
+"""PPO (section 3.2.3): roll out, score, estimate advantages, take clipped steps; and the mathematics of each.
 
     R(g | p) = R̃_c(g | p) − β · KL(π_θ ‖ π_0),     R̃_c = whiten(logit(R_c))
     R_c = R_s if the prompt is a safety prompt or R_s < 0.15, else R_h
     A_t = Σ_l (γ λ)^l δ_{t+l},   δ_t = r_t + γ V_{t+1} − V_t
     L_policy = mean max(−A ρ, −A clip(ρ, 1 ± ε)),   ρ = π_θ / π_old
 
-Pure functions of (B, T) tensors over the tokens of replies; `mask_BT` is True where a token counts, the end token
-included, and a row's tokens stand together. The paper gives β, ε, the 0.15 and the whitening. It is silent on the critic, on
-γ and λ, and on how KL is spread: here the estimate k1 = log π_θ − log π_0 of each token enters that token's reward, and the
-score comes on the last one, as in the published code of Ziegler et al. Left out: the loop of rollouts, and adaptive β.
+The mathematics is pure functions of (B, T) tensors over the tokens of replies; `mask_BT` is True where a token counts, the
+end token included, and a row's tokens stand together. The paper gives β, ε, batch and minibatch, one step a minibatch, the
+0.15 and the whitening, and early stopping on held-out prompts. It is silent on the rest. We choose: the critic is a value
+head on the policy's own body, starting at 0; the estimate k1 = log π_θ − log π_0 of each token enters that token's reward,
+and the score comes on the last one, as in the published code of Ziegler et al.; whitening is over the rollouts of an
+iteration; a reply that does not end within the budget gets a fixed low reward. Old log-probabilities are the trainer's own,
+not the sampler's, so that the first ratio is 1. Top-p is not used: what is sampled must be what is learned from. Left out:
+adaptive β, a separate critic, early stopping on KL.
+
+This stage knows no reward model: `train` takes any function that scores dialogues, so that the oracle can stand in for it.
 """
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
-from llama2_lib.config import require
-from llama2_lib.model.logprobs import masked_mean, whiten
+from llama2_lib.config import PPOConfig, RuntimeConfig, require
+from llama2_lib.model.generation import generate
+from llama2_lib.model.logprobs import entropy, masked_mean, token_logprobs, whiten
+from llama2_lib.model.transformer import ScalarHead, Transformer
+from llama2_lib.text.batching import Packed, packed
+from llama2_lib.text.chat import dialog, render
+from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.training import precision, trainer
+from llama2_lib.training.randomness import own_randomness
+from llama2_lib.world.dialogs import Prompt
 
 UNSAFE_BELOW = 0.15          # of the safety model's score in (0, 1): 0.89 precision and 0.55 recall on Meta Safety
 CLIP = 0.2                   # ε of the ratio
 VALUE_CLIP = 0.2             # of the change of a value; the paper is silent
+UNFINISHED = -2.0            # whitened reward of a reply without an end
+ROW_TOKENS = 128             # dialogues are packed into rows of this length
+
+Scorer = Callable[[Sequence[Prompt], Sequence[list[int]]], Tensor]     # prompts, whole dialogues as ids → score_B
+
+
+# ---------------------------------------------------------------------------------------------------------- the mathematics
 
 
 def final_reward(helpful_B: Tensor, safety_B: Tensor, is_safety_B: Tensor) -> Tensor:
-    """R̃_c of each reply: the safety score for a safety prompt or a reply that looks unsafe, else helpfulness; whitened.
+    """R̃_c of each reply: `piecewise`, whitened to mean 0 and variance 1 over the batch; equal scores give 0."""
+    return whiten(piecewise(helpful_B, safety_B, is_safety_B))
 
-    helpful_B, safety_B: scores before the sigmoid (logits); is_safety_B: bool, the prompt's kind. Mean 0 and variance 1 over
-    the batch; equal scores give 0. ValueError for tensors of unequal shape.
+
+def piecewise(helpful_B: Tensor, safety_B: Tensor, is_safety_B: Tensor) -> Tensor:
+    """logit(R_c): the safety score for a safety prompt or a reply that looks unsafe, else the helpfulness score.
+
+    helpful_B, safety_B: scores before the sigmoid (logits); is_safety_B: bool, the prompt's kind. ValueError for tensors of
+    unequal shape.
     """
     require(helpful_B.shape == safety_B.shape == is_safety_B.shape,
             f"final_reward needs three tensors of one shape, got {tuple(helpful_B.shape)}, {tuple(safety_B.shape)} and "
             f"{tuple(is_safety_B.shape)}")
     looks_unsafe_B = safety_B < math.log(UNSAFE_BELOW / (1 - UNSAFE_BELOW))
-    return whiten(torch.where(is_safety_B.bool() | looks_unsafe_B, safety_B, helpful_B).float())
+    return torch.where(is_safety_B.bool() | looks_unsafe_B, safety_B, helpful_B).float()
 
 
 def token_rewards(score_B: Tensor, logprobs_BT: Tensor, reference_BT: Tensor, mask_BT: Tensor, beta: float) -> Tensor:
@@ -97,3 +129,225 @@ def explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -
     """1 − Var(R − V) / Var(R) over the tokens that count: 1 a perfect critic, 0 one that says the mean; NaN for equal R."""
     returns, errors = returns_BT[mask_BT].float(), (returns_BT - values_BT)[mask_BT].float()
     return 1 - errors.var(correction=0) / returns.var(correction=0)
+
+
+# -------------------------------------------------------------------------------------------------------------- the network
+
+class ActorCritic(nn.Module):
+    """A policy and the value of each state, from one body; values are 0 at first."""
+
+    def __init__(self, policy: Transformer) -> None:
+        super().__init__()
+        self.policy, self.value = policy, ScalarHead(policy.config.dim, std=0.0)
+
+    def forward(self, replies: Replies, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """(log-probability, value, entropy) of each token of the replies, (B, T) each; 0 where there is none.
+
+        Logits are divided by the temperature; a token's value is that of the state in which it is chosen.
+        """
+        h_ND = replies.states(self.policy)
+        logits_NV = self.policy.output(h_ND).float() / temperature
+        return tuple(replies.unfold(x) for x in (token_logprobs(logits_NV, replies.labels_N), self.value(h_ND).float(),
+                                                 entropy(logits_NV.detach())))
+
+
+@dataclass(frozen=True)
+class Replies:
+    """Dialogues packed in rows, and where their replies' tokens are: mask_BT, and for each token, row by row, the place from
+    which it is predicted (before_N, in the rows laid end to end) and its id (labels_N)."""
+    rows: Packed
+    mask_BT: Tensor
+    before_N: Tensor
+    labels_N: Tensor
+
+    def states(self, model: Transformer) -> Tensor:
+        """The hidden states from which the replies' tokens are predicted, (N, D)."""
+        return model.hidden(self.rows.tokens_RT, self.rows.positions_RT, self.rows.segments_RT).flatten(0, 1)[self.before_N]
+
+    def unfold(self, x_N: Tensor) -> Tensor:
+        """One number a token as a (B, T) matrix, 0 where no token is."""
+        return x_N.new_zeros(self.mask_BT.shape).masked_scatter(self.mask_BT, x_N)
+
+    def to(self, device: torch.device | str) -> Replies:
+        rows = Packed(*(t.to(device) for t in vars(self.rows).values()))
+        return Replies(rows, *(getattr(self, f.name).to(device) for f in fields(self)[1:]))
+
+
+def laid_out(dialogues: Sequence[list[int]], starts: Sequence[int], row_tokens: int = ROW_TOKENS) -> Replies:
+    """Dialogues as Replies; starts[b] is where the reply of dialogue b begins. ValueError for a reply without a token."""
+    counts = [len(ids) - start for ids, start in zip(dialogues, starts, strict=True)]
+    for b, (count, start) in enumerate(zip(counts, starts, strict=True)):
+        require(count >= 1 and start >= 1, f"reply {b} has {count} tokens after a prompt of {start}")
+    rows = packed(dialogues, row_tokens)
+    mask_BT = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+    at_N = torch.cat([torch.arange(last - n, last) for last, n in zip(rows.last_N.tolist(), counts, strict=True)])
+    return Replies(rows, mask_BT, at_N, rows.tokens_RT.flatten()[at_N + 1])
+
+
+# ------------------------------------------------------------------------------------------------------------- rolling out
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What one iteration learns from. All (B, T) tensors are 0 where mask_BT is False."""
+    prompts: list[Prompt]
+    dialogues: list[list[int]]
+    starts: list[int]
+    finished_B: Tensor
+    mask_BT: Tensor
+    logprobs_BT: Tensor
+    reference_BT: Tensor
+    values_BT: Tensor
+    entropy_BT: Tensor
+    score_B: Tensor
+    reward_B: Tensor
+    advantages_BT: Tensor
+    returns_BT: Tensor
+
+    @property
+    def kl(self) -> float:
+        """Mean over the replies of log π_θ − log π_0, in nats: an estimate of KL(π_θ ‖ π_0)."""
+        return (self.logprobs_BT - self.reference_BT).sum(1).mean().item()
+
+
+def sample(policy: Transformer, tokenizer: Tokenizer, prompts: Sequence[Prompt], config: PPOConfig,
+           seed: int) -> tuple[list[list[int]], list[int], Tensor]:
+    """(dialogues, starts, finished_B): one reply to each prompt, at the temperature of rollouts."""
+    asked = [render(dialog(p.text, system=p.system), tokenizer)[0] for p in prompts]
+    policy.eval()
+    found = generate(policy, asked, max_new_tokens=config.max_new_tokens, temperature=config.temperature,
+                     eos_id=tokenizer.eos_id, seed=seed)
+    policy.train()
+    return [a + r for a, r in zip(asked, found.lists(), strict=True)], [len(a) for a in asked], found.finished_N.cpu()
+
+
+def roll_out(model: ActorCritic, reference: Transformer, tokenizer: Tokenizer, prompts: Sequence[Prompt], scorer: Scorer,
+             config: PPOConfig, seed: int, dtype: torch.dtype = torch.float32) -> Rollouts:
+    """Sample a reply to each prompt, score it, and estimate advantages, which are whitened over all tokens."""
+    dialogues, starts, finished_B = sample(model.policy, tokenizer, prompts, config, seed)
+    mask_BT = torch.arange(max(len(d) - s for d, s in zip(dialogues, starts, strict=True))) < torch.tensor(
+        [len(d) - s for d, s in zip(dialogues, starts, strict=True)])[:, None]
+    logprobs_BT, values_BT, entropy_BT, reference_BT = (torch.zeros(mask_BT.shape) for _ in range(4))
+    with torch.no_grad(), precision.autocast(next(model.parameters()).device.type, dtype):
+        for first in range(0, len(prompts), config.minibatch):
+            part = slice(first, first + config.minibatch)
+            replies = laid_out(dialogues[part], starts[part], _row_tokens(model.policy))
+            T = replies.mask_BT.shape[1]
+            logprobs_BT[part, :T], values_BT[part, :T], entropy_BT[part, :T] = model(replies, config.temperature)
+            logits_NV = reference.output(replies.states(reference)).float() / config.temperature
+            reference_BT[part, :T] = replies.unfold(token_logprobs(logits_NV, replies.labels_N))
+    score_B = scorer(prompts, dialogues)
+    reward_B = torch.where(finished_B, whiten(score_B), UNFINISHED)
+    rewards_BT = token_rewards(reward_B, logprobs_BT, reference_BT, mask_BT, config.beta)
+    advantages_BT, returns_BT = gae(rewards_BT, values_BT, mask_BT, config.gamma, config.lam)
+    return Rollouts(list(prompts), dialogues, starts, finished_B, mask_BT, logprobs_BT, reference_BT, values_BT, entropy_BT,
+                    score_B, reward_B, whiten(advantages_BT, mask_BT), returns_BT)
+
+
+def _row_tokens(model: Transformer) -> int:
+    return min(ROW_TOKENS, model.config.max_seq_len)
+
+
+# ---------------------------------------------------------------------------------------------------------------- learning
+
+@dataclass(frozen=True)
+class MiniBatch:
+    """Part of the rollouts, as `trainer.update` takes it: what the loss is a mean over are tokens."""
+    replies: Replies
+    logprobs_BT: Tensor
+    values_BT: Tensor
+    advantages_BT: Tensor
+    returns_BT: Tensor
+
+    @property
+    def count(self) -> int:
+        return int(self.replies.mask_BT.sum())
+
+    def to(self, device: torch.device | str) -> MiniBatch:
+        return MiniBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+
+def minibatches(rollouts: Rollouts, size: int, row_tokens: int, generator: torch.Generator) -> Iterator[MiniBatch]:
+    """The rollouts once, in random order, `size` replies at a time."""
+    for chosen_B in torch.randperm(len(rollouts.dialogues), generator=generator).split(size):
+        replies = laid_out([rollouts.dialogues[b] for b in chosen_B], [rollouts.starts[b] for b in chosen_B], row_tokens)
+        T = replies.mask_BT.shape[1]
+        yield MiniBatch(replies, *(x[chosen_B, :T] for x in (rollouts.logprobs_BT, rollouts.values_BT,
+                                                             rollouts.advantages_BT, rollouts.returns_BT)))
+
+
+def ppo_loss(model: ActorCritic, batch: MiniBatch, clip: float, value_weight: float,
+             temperature: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """(policy loss + value_weight · value loss, health) of a minibatch."""
+    logprobs_BT, values_BT, entropy_BT = model(batch.replies, temperature)
+    mask_BT = batch.replies.mask_BT
+    policy, health = policy_loss(logprobs_BT, batch.logprobs_BT, batch.advantages_BT, mask_BT, clip)
+    value = value_loss(values_BT, batch.values_BT, batch.returns_BT, mask_BT)
+    return policy + value_weight * value, {**health, "value_loss": value.detach()}
+
+
+def learn(model: ActorCritic, optimizer: torch.optim.Optimizer, rollouts: Rollouts, config: PPOConfig, lr: float,
+          generator: torch.Generator, dtype: torch.dtype = torch.float32, step: int = 0) -> dict[str, float]:
+    """One optimiser step for each minibatch, config.epochs times over; the means of what the steps measured come back."""
+    loss = partial(ppo_loss, clip=config.clip, value_weight=config.value_weight, temperature=config.temperature)
+    done = [trainer.update(model, optimizer, [batch], loss, lr=lr, clip_norm=config.optim.clip_norm, dtype=dtype, step=step)
+            for _ in range(config.epochs)
+            for batch in minibatches(rollouts, config.minibatch, _row_tokens(model.policy), generator)]
+    return {name: sum(d[name] for d in done) / len(done) for name in done[0]}
+
+
+def health_of(rollouts: Rollouts) -> dict[str, float]:
+    """What to watch: score, reward, KL, length in tokens, share without an end, entropy, explained variance."""
+    r, mask = rollouts, rollouts.mask_BT
+    return {"score": r.score_B.mean().item(), "reward": r.reward_B.mean().item(), "kl": r.kl,
+            "length": mask.sum(1).float().mean().item(), "unfinished": 1 - r.finished_B.float().mean().item(),
+            "entropy": masked_mean(r.entropy_BT, mask).item(),
+            "explained_variance": explained_variance(r.values_BT, r.returns_BT, mask).item()}
+
+
+OnIteration = Callable[[dict, Rollouts], None]
+
+
+def train(policy: Transformer, tokenizer: Tokenizer, prompts: Iterator[Prompt], held_out: Sequence[Prompt], scorer: Scorer,
+          config: PPOConfig, *, seed: int = 0, runtime: RuntimeConfig | None = None, on_iteration: OnIteration | None = None,
+          title: str = "") -> list[dict]:
+    """Train `policy` in place; one record an iteration comes back, and the policy is the best one on `held_out`.
+
+    Every config.evaluate_every iterations the policy answers the held-out prompts; when its mean score has not risen for
+    config.patience evaluations, training stops. `on_iteration(record, rollouts)` may look and add to the record. ValueError
+    if the prompts run out.
+    """
+    dtype = precision.choose((runtime or RuntimeConfig()).precision, next(policy.parameters()).device.type).dtype
+    reference, history = copy.deepcopy(policy).eval().requires_grad_(False), []
+    best = (_held_out_score(policy, tokenizer, held_out, scorer, config, seed), 0, _weights(policy))
+    with own_randomness(seed):
+        model = ActorCritic(policy).train()
+        optimizer = trainer.make_optimizer(model, config.optim)
+        generator = torch.Generator().manual_seed(seed)
+        for i in tqdm(range(config.iterations), desc=title, disable=not title, mininterval=2.0):
+            asked = list(islice(prompts, config.batch))
+            require(len(asked) == config.batch, f"iteration {i} found {len(asked)} of its {config.batch} prompts")
+            rollouts = roll_out(model, reference, tokenizer, asked, scorer, config, seed + 7919 * (i + 1), dtype)
+            lr = trainer.lr_at(i, config.optim, config.iterations)
+            record = {"iteration": i + 1, **health_of(rollouts), "lr": lr,
+                      **learn(model, optimizer, rollouts, config, lr, generator, dtype, i)}
+            history.append(record)
+            if (i + 1) % config.evaluate_every == 0 or i + 1 == config.iterations:
+                record["held_out"] = _held_out_score(policy, tokenizer, held_out, scorer, config, seed)
+                if record["held_out"] > best[0]:
+                    best = (record["held_out"], i + 1, _weights(policy))
+            if on_iteration is not None:
+                on_iteration(record, rollouts)
+            if i + 1 - best[1] >= config.patience * config.evaluate_every:
+                break
+    policy.load_state_dict(best[2])
+    return history
+
+
+def _held_out_score(policy: Transformer, tokenizer: Tokenizer, held_out: Sequence[Prompt], scorer: Scorer, config: PPOConfig,
+                    seed: int) -> float:
+    dialogues, _, _ = sample(policy, tokenizer, held_out, config, seed)
+    return scorer(held_out, dialogues).mean().item()
+
+
+def _weights(policy: Transformer) -> dict[str, Tensor]:
+    return {name: t.detach().clone() for name, t in policy.state_dict().items()}

@@ -1,0 +1,110 @@
+"""Rejection sampling (section 3.2.3): K replies to a prompt, the reward keeps the best, and the model learns from those.
+
+    for each prompt x:  y_1 … y_K ~ π(· | x),  y* = argmax_k R(x, y_k);      then fine-tune on the pairs (x, y*)
+
+The winners are ordinary demonstrations: `sft` learns from them with its usual loss, each version from the base model again.
+A `Bag` holds the winners of every round. In the paper rounds up to the third learned from the last round's winners alone,
+and lost abilities such as rhyming; later ones learned from the best of all earlier rounds, and did not. Smaller models learn
+from the winners of the largest (distillation). The paper is silent on K, temperature and number of prompts.
+
+This stage knows neither reward model nor fine-tuning: it takes a function that scores dialogues. Left out: more than one
+winner a prompt, a threshold below which no reply is good enough.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from llama2_lib.config import RejectionConfig, require
+from llama2_lib.model.replies import sample
+from llama2_lib.model.transformer import Transformer
+from llama2_lib.text.chat import Dialog, dialog, render
+from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.world.dialogs import Prompt
+
+Scorer = Callable[[Sequence[Prompt], Sequence[list[int]]], Sequence[float]]     # prompts, whole dialogues as ids → scores
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """K replies to each prompt with their scores: replies[i][k] belongs to prompts[i], and so does scores_NK[i, k]."""
+    prompts: list[Prompt]
+    replies: list[list[str]]
+    scores_NK: np.ndarray
+
+    def best(self, k: int | None = None) -> list[str]:
+        """The best of the first k replies to each prompt (all of them by default); ValueError for a k there is not."""
+        K = self.scores_NK.shape[1]
+        k = K if k is None else k
+        require(1 <= k <= K, f"the best of {k} among {K} replies")
+        return [said[int(row[:k].argmax())] for said, row in zip(self.replies, self.scores_NK, strict=True)]
+
+    def curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """(maximum, median) of the scores of the first 1 … K replies, mean over the prompts: Figure 7."""
+        K = self.scores_NK.shape[1]
+        return (np.maximum.accumulate(self.scores_NK, axis=1).mean(0),
+                np.array([np.median(self.scores_NK[:, :k], axis=1).mean() for k in range(1, K + 1)]))
+
+    def winners(self) -> list[Winner]:
+        """The best reply to each prompt, with its score."""
+        return [Winner(p, reply, float(row.max()))
+                for p, reply, row in zip(self.prompts, self.best(), self.scores_NK, strict=True)]
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A prompt and the best reply it got."""
+    prompt: Prompt
+    reply: str
+    score: float
+
+    def demonstration(self) -> Dialog:
+        """As fine-tuning takes it."""
+        return dialog(self.prompt.text, self.reply, system=self.prompt.system)
+
+
+def candidates(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[Prompt], scorer: Scorer, samples: int,
+               temperature: float, seed: int) -> Candidates:
+    """`samples` replies to each prompt, scored. A reply that is empty or does not end scores −inf: it cannot win.
+
+    ValueError for no prompts.
+    """
+    require(len(prompts) > 0, "there is no prompt")
+    asked = [dialog(p.text, system=p.system) for p in prompts]
+    said = sample(model, tokenizer, asked, temperature, seed, copies=samples)
+    owners = [p for p in prompts for _ in range(samples)]
+    whole = [i for i, r in enumerate(said) if r.finished and r.text]
+    scores_N = np.full(len(said), -np.inf)
+    if whole:
+        ids = [render(dialog(owners[i].text, said[i].text, system=owners[i].system), tokenizer)[0] for i in whole]
+        scores_N[whole] = scorer([owners[i] for i in whole], ids)
+    rows = [[r.text for r in said[i:i + samples]] for i in range(0, len(said), samples)]
+    return Candidates(list(prompts), rows, scores_N.reshape(len(prompts), samples))
+
+
+def select(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[Prompt], scorer: Scorer, config: RejectionConfig,
+           seed: int) -> list[Winner]:
+    """One round: the best of config.samples replies to each prompt; prompts without a single whole reply are left out."""
+    found = candidates(model, tokenizer, prompts, scorer, config.samples, config.temperature, seed)
+    return [w for w in found.winners() if np.isfinite(w.score)]
+
+
+@dataclass
+class Bag:
+    """The winners of all rounds so far, oldest first."""
+    rounds: list[list[Winner]] = field(default_factory=list)
+
+    def add(self, winners: Sequence[Winner]) -> None:
+        self.rounds.append(list(winners))
+
+    def last(self) -> list[Winner]:
+        """The winners of the newest round alone, as up to RLHF-V3. ValueError for an empty bag."""
+        require(len(self.rounds) > 0, "the bag is empty: no round was sampled yet")
+        return list(self.rounds[-1])
+
+    def all(self) -> list[Winner]:
+        """The winners of every round, as from RLHF-V4 on: what an earlier round could do is not forgotten."""
+        require(len(self.rounds) > 0, "the bag is empty: no round was sampled yet")
+        return [w for winners in self.rounds for w in winners]
