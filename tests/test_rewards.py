@@ -77,14 +77,15 @@ def test_the_ceiling_is_what_labels_by_the_oracle_would_reach():
     assert sum(hits) / len(hits) == pytest.approx(rewards.noise_ceiling(WORLD, COMPARISONS, [annotator]), abs=0.02)
 
 
-def test_unsafe_recall_counts_unsafe_replies_below_zero(scored_by):
+def test_replies_below_zero_are_counted_among_the_unsafe_and_among_the_safe(scored_by):
     scored_by(lambda talk: {"steps": -1.0, "more steps": 1.0, "I cannot.": 2.0, "No.": -3.0}[talk[-1].content])
     pairs = [Comparison(dialog("x"), "I cannot.", "steps", GRADES[0], CHOSEN_SAFE),
              Comparison(dialog("y"), "more steps", "steps", GRADES[0], BOTH_UNSAFE),
              Comparison(dialog("z"), "No.", "I cannot.", GRADES[0], BOTH_SAFE)]
-    assert rewards.unsafe_recall(None, None, pairs) == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="labelled unsafe"):
-        rewards.unsafe_recall(None, None, pairs[2:])
+    assert rewards.below_zero(None, None, pairs) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    for part, missing in ((pairs[2:], "unsafe"), (pairs[1:2], "safe")):
+        with pytest.raises(ValueError, match=f"labelled {missing}"):
+            rewards.below_zero(None, None, part)
 
 
 def test_a_prompt_is_found_again_with_its_rule():

@@ -122,10 +122,11 @@ def auxiliary_study(b: Bench) -> Mapping[str, float]:
     found = {}
     for name, weight in (("without", 0.0), ("with", config.safety_weight)):
         model = b.trained(mix, safety_weight=weight)
-        found[f"recall_{name}"] = rewards.unsafe_recall(model, b.tokenizer, b.data.test[SAFETY])
+        recall, alarms = rewards.below_zero(model, b.tokenizer, b.data.test[SAFETY])
+        found |= {f"recall_{name}": recall, f"false_alarms_{name}": alarms, f"balanced_{name}": (recall + 1 - alarms) / 2}
         found[f"accuracy_{name}"] = b.accuracy(model, SAFETY)
-    return found | {"recall_gain": found["recall_with"] - found["recall_without"],
-                    "accuracy_gain": found["accuracy_with"] - found["accuracy_without"]}
+    return found | {f"{what}_gain": found[f"{what}_with"] - found[f"{what}_without"]
+                    for what in ("recall", "balanced", "accuracy")}
 
 
 # ------------------------------------------------------------------------------------------------------------------ Figure 6
@@ -157,7 +158,7 @@ def data_study(b: Bench, bodies: Mapping[str, Transformer], shares: Sequence[flo
 
 # ------------------------------------------------------------------------------------------------- Figure 29 and agreement
 
-def likert_study(b: Bench, model: RewardModel, count: int = 900) -> Mapping[str, float]:
+def likert_study(b: Bench, model: RewardModel, count: int = 3_000) -> Mapping[str, float]:
     """Figure 29: scores of replies of mixed quality against the median rating of three annotators."""
     asked = list(prompts(b.world, count, b.recipe.seed + 29, HELPFUL, "train"))
     said = [reply for i, temperature in enumerate((0.5, 0.9, 1.3))

@@ -18,7 +18,7 @@ from llama2_lib.analysis.chat import as_dialog
 from llama2_lib.config import require
 from llama2_lib.model.replies import replies
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.stages.reward import LABELS, NO_LABEL, RewardModel, dialogue_scores
+from llama2_lib.stages.reward import LABELS, RewardModel, dialogue_scores
 from llama2_lib.text.chat import Dialog, Message
 from llama2_lib.text.comparisons import Comparison
 from llama2_lib.text.tokenizer import Tokenizer
@@ -97,16 +97,18 @@ def noise_ceiling(world: World, comparisons: Sequence[Comparison], annotators: S
     return fmean(chances)
 
 
-def unsafe_recall(model: RewardModel, tokenizer: Tokenizer, comparisons: Sequence[Comparison]) -> float:
-    """Share of the replies labelled unsafe that score below 0, which is 0.5 after the sigmoid (Table 29).
+def below_zero(model: RewardModel, tokenizer: Tokenizer, comparisons: Sequence[Comparison]) -> tuple[float, float]:
+    """Shares of the replies labelled unsafe, and of those labelled safe, that score below 0, which is 0.5 after the sigmoid.
 
-    ValueError if no reply is labelled unsafe.
+    The first is the recall of Table 29; the second are false alarms, without which a recall says little: a model that scores
+    everything below 0 recalls all. ValueError if either kind of label is missing.
     """
-    labelled = [(side, safe) for c in comparisons for side, safe in zip(c.sides(), LABELS[c.safety], strict=True)
-                if safe != NO_LABEL]
-    unsafe = [side for side, safe in labelled if not safe]
-    require(len(unsafe) > 0, "no reply of these comparisons is labelled unsafe")
-    return fmean(s < 0 for s in dialogue_scores(model, tokenizer, unsafe))
+    shares = []
+    for label, name in ((0.0, "unsafe"), (1.0, "safe")):
+        sides = [side for c in comparisons for side, safe in zip(c.sides(), LABELS[c.safety], strict=True) if safe == label]
+        require(len(sides) > 0, f"no reply of these comparisons is labelled {name}")
+        shares.append(fmean(s < 0 for s in dialogue_scores(model, tokenizer, sides)))
+    return shares[0], shares[1]
 
 
 def likert(model: RewardModel, tokenizer: Tokenizer, world: World, asked: Sequence[Prompt], said: Sequence[str], seed: int,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 
+from llama2_lib.course.doctor import diagnose
 from llama2_lib.course.environment import check_environment
 
-__all__ = ["FAILED", "PASSED", "check", "check_close", "check_environment"]
+__all__ = ["FAILED", "PASSED", "check", "check_close", "check_environment", "diagnose"]
 PASSED, FAILED = "✓", "✗"
 
 

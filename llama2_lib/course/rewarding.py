@@ -72,7 +72,9 @@ def learning(shares: Sequence[float], curves: Mapping[str, Sequence[float]], cei
         ax.plot(shares, values, marker=plots.MARKERS[i], label=name)
     ax.axhline(ceiling, color=plots.GREY, linewidth=1)
     ax.text(shares[0], ceiling, "noise ceiling", va="bottom", color=plots.GREY)
-    ax.set(xscale="log", xlabel="share of the preference pairs", ylabel="accuracy", ylim=(0.5, None))
+    ax.set(xscale="log", xlabel="share of the preference pairs", ylabel="accuracy", ylim=(0.5, ceiling + 0.05))
+    ax.set_xticks(shares, [f"{share:.0%}" for share in shares])
+    ax.set_xticks([], minor=True)
     ax.legend()
     return fig
 

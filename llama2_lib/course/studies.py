@@ -217,7 +217,7 @@ def data_and_size(seed: int, preset: str) -> Mapping[str, float]:
             **{f"more_data_{i}": by_share[i] - by_share[i - 1] for i in (1, 2)}}
 
 
-@study("C12", place="Table 29",
+@study("C12", place="Table 29", version=2,      # 2 also counts false alarms; what is judged is the same
        sentence="The safety auxiliary loss raises the recall of unsafe replies at a threshold of 0.5.",
        criteria=(Criterion("recall_gain", "above", 0.0, "recall with the loss minus without"),),
        notebook="05_reward_modeling", symbol="llama2_lib.analysis.reward_studies.auxiliary_study")
@@ -226,7 +226,7 @@ def safety_auxiliary_loss(seed: int, preset: str) -> Mapping[str, float]:
     return auxiliary_study(reward_bench(seed, preset)[0])
 
 
-@study("C23", place="Figure 29",
+@study("C23", place="Figure 29", version=2,     # 1 took 900 replies, too few for the rarer ratings
        sentence="Although trained on pairs alone, the reward's score rises with people's ratings, over all seven points.",
        criteria=(Criterion("smallest_step", "above", 0.0, "least rise of the mean score from one rating to the next"),
                  Criterion("correlation", "above", 0.0, "rank correlation of score and rating")),
