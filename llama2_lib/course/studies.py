@@ -150,17 +150,26 @@ def reward_bench(seed: int, preset: str):
     return bench(recipe), {"helpfulness": built.helpfulness, "safety": built.safety}
 
 
-@study("C08", place="Table 8",
-       sentence="A reward model's accuracy grows with the grade of the preference, up to what the annotators' noise allows.",
+@study("C08", place="Table 8", version=2,        # 1 held the two bars that are B05 now: the paper does not state them
+       sentence="A reward model's accuracy grows with the grade of the preference, from near chance where people were "
+                "unsure.",
        criteria=(Criterion("smallest_step", "above", 0.0, "least gain from one grade to the next"),
-                 Criterion("significantly", "mean at least", 0.85, "accuracy, significantly better"),
-                 Criterion("negligibly", "below", 0.58, "accuracy, negligibly better"),
-                 Criterion("under_ceiling", "below", 0.05, "noise ceiling minus average accuracy")),
+                 Criterion("negligibly", "below", 0.58, "accuracy, negligibly better")),
        notebook="05_reward_modeling", symbol="llama2_lib.analysis.reward_studies.grades_study")
 def accuracy_by_grade(seed: int, preset: str) -> Mapping[str, float]:
     from llama2_lib.analysis.reward_studies import grades_study
     b, models = reward_bench(seed, preset)
     return grades_study(b, models["helpfulness"])
+
+
+@study("B05", place="the course",
+       sentence="The helpfulness reward is as accurate as its annotators' noise allows, and mostly right on clear "
+                "pairs.",
+       criteria=(Criterion("significantly", "mean at least", 0.85, "accuracy, significantly better"),
+                 Criterion("under_ceiling", "below", 0.05, "noise ceiling minus average accuracy")),
+       notebook="05_reward_modeling", symbol="llama2_lib.analysis.rewards.noise_ceiling")
+def accuracy_under_the_ceiling(seed: int, preset: str) -> Mapping[str, float]:
+    return accuracy_by_grade(seed, preset)
 
 
 @study("B04", place="the course",
