@@ -209,17 +209,13 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class RejectionConfig:
-    """Rejection sampling (section 3.2.3). The paper is silent on K, the number of prompts and the temperature."""
-    prompts: int
+    """Rejection sampling (section 3.2.3). The paper is silent on K and the temperature."""
     samples: int                       # K: replies a prompt, of which the best is kept
     temperature: float = 1.0
-    safety_share: float = 0.2          # of the prompts: adversarial ones
 
     def __post_init__(self) -> None:
-        for name in ("prompts", "samples"):
-            require(getattr(self, name) >= 1, f"rejection.{name} must be at least 1, got {getattr(self, name)}")
+        require(self.samples >= 1, f"rejection.samples must be at least 1, got {self.samples}")
         require(self.temperature > 0, f"rejection.temperature must be above 0, got {self.temperature}")
-        require(0 <= self.safety_share <= 1, f"rejection.safety_share is a share in 0…1, got {self.safety_share}")
 
 
 @dataclass(frozen=True)
@@ -238,21 +234,18 @@ class PPOConfig:
     lam: float = 0.95
     value_weight: float = 0.1
     temperature: float = 1.0
-    safety_share: float = 0.2          # of the prompts: adversarial ones
-    held_out: int = 128                # prompts of the stopping rule
     evaluate_every: int = 5            # iterations
     patience: int = 4                  # evaluations without a better held-out reward before training stops
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch", "minibatch", "max_new_tokens", "epochs", "held_out", "evaluate_every",
-                     "patience"):
+        for name in ("iterations", "batch", "minibatch", "max_new_tokens", "epochs", "evaluate_every", "patience"):
             require(getattr(self, name) >= 1, f"ppo.{name} must be at least 1, got {getattr(self, name)}")
         require(self.batch % self.minibatch == 0,
                 f"ppo.batch {self.batch} is not a multiple of ppo.minibatch {self.minibatch}")
         require(self.beta >= 0, f"ppo.beta must not be negative, got {self.beta}")
         require(0 < self.clip < 1, f"ppo.clip must lie in 0…1, got {self.clip}")
         require(self.temperature > 0, f"ppo.temperature must be above 0, got {self.temperature}: nothing would be explored")
-        for name in ("gamma", "lam", "safety_share"):
+        for name in ("gamma", "lam"):
             require(0 <= getattr(self, name) <= 1, f"ppo.{name} must lie in 0…1, got {getattr(self, name)}")
 
 
@@ -307,7 +300,7 @@ def toy() -> Recipe:
         preferences=PreferencesConfig(helpfulness=26_000, safety=4_000, temperatures=(0.8, 1.1)),
         reward=RewardConfig(batch_pairs=32, optim=OptimConfig(peak_lr=5e-4, warmup_steps=5), other_share=0.1,
                             unsure=False),
-        rejection=RejectionConfig(prompts=600, samples=16),
+        rejection=RejectionConfig(samples=16),
         ppo=PPOConfig(iterations=25, batch=256, minibatch=64, beta=0.05, max_new_tokens=64,
                       optim=OptimConfig(peak_lr=2e-4, final_lr_fraction=1.0)),
     )
@@ -328,7 +321,7 @@ def small() -> Recipe:
                           optim=OptimConfig(peak_lr=5e-5, warmup_steps=20)),
         preferences=PreferencesConfig(helpfulness=100_000, safety=30_000),
         reward=RewardConfig(batch_pairs=256, optim=OptimConfig(peak_lr=5e-5, warmup_steps=5)),
-        rejection=RejectionConfig(prompts=4_000, samples=16),
+        rejection=RejectionConfig(samples=16),
         ppo=PPOConfig(iterations=200, batch=512, minibatch=64, beta=0.02, max_new_tokens=256,
                       optim=OptimConfig(peak_lr=1e-5, final_lr_fraction=1.0)),
     )
@@ -351,7 +344,7 @@ def _llama2(name: str, peak_lr: float, reward_lr: float = 1e-5, beta: float = 0.
         sft=sft, variant=replace(sft, demonstrations=10_000),
         preferences=PreferencesConfig(helpfulness=709_045, safety=709_046, off_topic=0.0),
         reward=RewardConfig(batch_pairs=512, optim=OptimConfig(peak_lr=reward_lr, warmup_steps=5)),
-        rejection=RejectionConfig(prompts=10_000, samples=20),
+        rejection=RejectionConfig(samples=20),
         ppo=PPOConfig(iterations=400, batch=512, minibatch=64, beta=beta, max_new_tokens=1024,
                       optim=OptimConfig(peak_lr=1e-6, final_lr_fraction=1.0)),
         runtime=RuntimeConfig(precision="bfloat16", compile=True),

@@ -1,10 +1,10 @@
 """The RLHF doctor: silent on a healthy run, and each disease found from the records that show it, and from no others."""
-import json
 import math
 
 import pytest
 
 from llama2_lib.course import doctor
+from llama2_lib.training import checkpoint
 
 HEALTHY = [{"iteration": i, "score": 0.1 * i, "gold": 0.5 + 0.01 * i, "kl": 0.1 * i, "length": 20.0 + 0.2 * i,
             "entropy": 0.6 - 0.01 * i, "clipfrac": 0.02, "explained_variance": 0.02 * i} for i in range(20)]
@@ -58,10 +58,9 @@ def test_records_that_cannot_be_judged_are_named():
 
 
 def test_a_metrics_file_is_read_and_a_bad_line_named(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in HEALTHY), encoding="utf-8")
-    assert doctor.read(path) == HEALTHY
+    checkpoint.write_metrics(tmp_path, HEALTHY)
+    assert checkpoint.read_metrics(tmp_path) == HEALTHY
     for line in ('{"iteration": 1', "[1]"):
-        path.write_text('{"iteration": 0}\n' + line + "\n", encoding="utf-8")
+        (tmp_path / "metrics.jsonl").write_text('{"iteration": 0}\n' + line + "\n", encoding="utf-8")
         with pytest.raises(ValueError, match="line 2: not"):
-            doctor.read(path)
+            checkpoint.read_metrics(tmp_path)

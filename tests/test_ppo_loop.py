@@ -15,7 +15,7 @@ from llama2_lib.world.dialogs import prompts
 from llama2_lib.world.facts import load
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=400, multiple_of=8, max_seq_len=128)
-PPO = PPOConfig(iterations=6, batch=16, minibatch=8, beta=0.02, max_new_tokens=6, held_out=8, evaluate_every=2, patience=2,
+PPO = PPOConfig(iterations=6, batch=16, minibatch=8, beta=0.02, max_new_tokens=6, evaluate_every=2, patience=2,
                 optim=OptimConfig(peak_lr=3e-3, final_lr_fraction=1.0))
 PROMPTS = list(prompts(load(), 400, 0))
 FP32 = RuntimeConfig(precision="float32")

@@ -42,7 +42,7 @@ def by_number(tokenizer):
 
 def test_the_best_scored_reply_wins(tokenizer, says):
     says()
-    winners = rejection.select(None, tokenizer, PROMPTS, by_number(tokenizer), RejectionConfig(prompts=6, samples=5), seed=0)
+    winners = rejection.select(None, tokenizer, PROMPTS, by_number(tokenizer), RejectionConfig(samples=5), seed=0)
     assert [w.reply for w in winners] == ["reply 3"] * 6
     assert [w.prompt for w in winners] == PROMPTS
     assert winners[0].demonstration()[-1].content == "reply 3"
@@ -50,7 +50,7 @@ def test_the_best_scored_reply_wins(tokenizer, says):
 
 def test_replies_without_an_end_or_a_word_cannot_win(tokenizer, says):
     says(lambda i, k: Reply("reply 3", False) if k == 3 else Reply("", True) if k == 4 or i == 0 else None)
-    winners = rejection.select(None, tokenizer, PROMPTS, by_number(tokenizer), RejectionConfig(prompts=6, samples=5), seed=0)
+    winners = rejection.select(None, tokenizer, PROMPTS, by_number(tokenizer), RejectionConfig(samples=5), seed=0)
     assert {w.reply for w in winners} == {"reply 2"}
     assert [w.prompt for w in winners] == PROMPTS[1:], "a prompt without a whole reply is left out"
 

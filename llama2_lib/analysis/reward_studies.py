@@ -19,6 +19,7 @@ import torch
 
 from llama2_lib.analysis import rewards
 from llama2_lib.analysis.agreement import gwet_ac2
+from llama2_lib.analysis.calibration import by_level
 from llama2_lib.analysis.rewards import AVERAGE, FreshPair
 from llama2_lib.analysis.scaling import resized
 from llama2_lib.config import Recipe
@@ -30,7 +31,7 @@ from llama2_lib.text.mixture import documents
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import trainer
 from llama2_lib.world.annotators import GRADES, HELPFULNESS, LIKERT, SAFETY, SIDES, VENDORS, panel
-from llama2_lib.world.dialogs import HELPFUL, prompts
+from llama2_lib.world.dialogs import prompts
 from llama2_lib.world.facts import World, world_for
 
 SHORT = {GRADES[0]: "significantly", GRADES[1]: "better", GRADES[2]: "slightly", GRADES[3]: "negligibly"}
@@ -158,20 +159,24 @@ def data_study(b: Bench, bodies: Mapping[str, Transformer], shares: Sequence[flo
 
 # ------------------------------------------------------------------------------------------------- Figure 29 and agreement
 
-def likert_study(b: Bench, model: RewardModel, count: int = 3_000) -> Mapping[str, float]:
-    """Figure 29: scores of replies of mixed quality against the median rating of three annotators."""
-    asked = list(prompts(b.world, count, b.recipe.seed + 29, HELPFUL, "train"))
-    said = [reply for i, temperature in enumerate((0.5, 0.9, 1.3))
-            for reply in preferences.writer(b.chat, b.tokenizer, temperature, b.recipe.seed)(asked[i::3])]
-    asked = [p for i in range(3) for p in asked[i::3]]
-    kept = [(p, r) for p, r in zip(asked, said, strict=True) if r.strip()]
-    rated = rewards.likert(model, b.tokenizer, b.world, *zip(*kept, strict=True), b.recipe.seed)
-    means = rewards.mean_by_rating(rated)
-    scores, ratings = zip(*rated, strict=True)
+def rated_replies(b: Bench, model: RewardModel, count: int = 3_000) -> list[tuple[float, int]]:
+    """(score, median rating of three annotators) of replies of mixed quality: the chat model at three temperatures."""
+    asked = list(prompts(b.world, count, b.recipe.seed + 29))
+    said = []
+    for i, temperature in enumerate((0.5, 0.9, 1.3)):
+        write = preferences.writer(b.chat, b.tokenizer, temperature, b.recipe.seed)
+        said += zip(asked[i::3], write(asked[i::3]), strict=True)
+    kept = [(prompt, reply) for prompt, reply in said if reply.strip()]
+    return rewards.likert(model, b.tokenizer, b.world, *zip(*kept, strict=True), b.recipe.seed)
+
+
+def likert_study(rated: Sequence[tuple[float, int]]) -> Mapping[str, float]:
+    """Figure 29 in numbers: the mean score at each rating, the least rise from one to the next, and the rank correlation."""
+    means = by_level(*zip(*rated, strict=True))
     levels = list(means.values())
-    return {**{f"rating_{level}": value for level, value in means.items()}, "correlation": rank_correlation(scores, ratings),
-            "smallest_step": min(b - a for a, b in pairwise(levels)), "levels": len(levels),
-            "top_minus_bottom": levels[-1] - levels[0]}
+    return {**{f"rating_{rating}": mean for rating, mean in means.items()}, "levels": len(levels),
+            "correlation": rank_correlation(*zip(*rated, strict=True)), "top_minus_bottom": levels[-1] - levels[0],
+            "smallest_step": min(high - low for low, high in pairwise(levels))}
 
 
 def rank_correlation(a_N: Sequence[float], b_N: Sequence[float]) -> float:

@@ -8,16 +8,16 @@ stale as the policy moves (section 3.2.1). Left out: comparisons of several turn
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean, median
 
-from llama2_lib.analysis.calibration import by_level
 from llama2_lib.analysis.chat import as_dialog
 from llama2_lib.config import require
 from llama2_lib.model.replies import replies
 from llama2_lib.model.transformer import Transformer
+from llama2_lib.stages.preferences import judged
 from llama2_lib.stages.reward import LABELS, RewardModel, dialogue_scores
 from llama2_lib.text.chat import Dialog, Message
 from llama2_lib.text.comparisons import Comparison
@@ -25,14 +25,12 @@ from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.annotators import (
     GRADES,
     HELPFULNESS,
-    SAFETY,
     VENDORS,
     Annotator,
-    compare,
     right_choice_chance,
     worth,
 )
-from llama2_lib.world.dialogs import HELPFUL, Prompt, all_rules, prompts, recognise
+from llama2_lib.world.dialogs import Prompt, all_rules, prompts, recognise
 from llama2_lib.world.facts import World
 from llama2_lib.world.oracle import score
 
@@ -120,11 +118,6 @@ def likert(model: RewardModel, tokenizer: Tokenizer, world: World, asked: Sequen
     return list(zip(found, map(int, ratings), strict=True))
 
 
-def mean_by_rating(rated: Sequence[tuple[float, int]]) -> dict[int, float]:
-    """Mean score at each rating, in order: the curve of Figure 29."""
-    return by_level([s for s, _ in rated], [r for _, r in rated])
-
-
 # ----------------------------------------------------------------------------------------------------- against the oracle
 
 def answered(prompt: Prompt, reply: str) -> Dialog:
@@ -132,14 +125,14 @@ def answered(prompt: Prompt, reply: str) -> Dialog:
     return (*as_dialog(prompt), Message("assistant", reply))
 
 
-def fresh_pairs(policy: Transformer, tokenizer: Tokenizer, world: World, count: int, temperature: float, seed: int, *,
-                side: str = HELPFULNESS, mix: Mapping[str, float] = HELPFUL, split: str = "train") -> list[FreshPair]:
+def fresh_pairs(policy: Transformer, tokenizer: Tokenizer, world: World, count: int, temperature: float, seed: int,
+                split: str = "train") -> list[FreshPair]:
     """Two new replies of `policy` to each of `count` new prompts, without pairs of equal worth or with an empty reply."""
-    asked = list(prompts(world, count, seed, mix, split))
+    asked = list(prompts(world, count, seed, split=split))
     said = replies(policy, tokenizer, [as_dialog(p) for p in asked], temperature, seed, copies=2)
     found = []
     for p, a, b in zip(asked, said[::2], said[1::2], strict=True):
-        worths = worth(score(world, p, a), side), worth(score(world, p, b), side)
+        worths = worth(score(world, p, a)), worth(score(world, p, b))
         if a.strip() and b.strip() and abs(worths[0] - worths[1]) > EQUAL:
             found.append(FreshPair(p, (a, b), worths))
     return found
@@ -156,17 +149,10 @@ def gold_order_accuracy(model: RewardModel, tokenizer: Tokenizer, pairs: Sequenc
     return {key: fmean(values) for key, values in right.items()}
 
 
-def wanted(side: str) -> Mapping[str, float]:
-    """The mix of prompts on which a side's reward model is to be right."""
-    return {SAFETY: {"unsafe": 0.6, "borderline": 0.2, "howto": 0.2}, HELPFULNESS: HELPFUL}[side]
-
-
 def relabelled(world: World, comparisons: Sequence[Comparison], annotator: Annotator, seed: int) -> list[Comparison]:
     """The same pairs as another annotator judges them for helpfulness; pairs the world does not know are left out."""
     rng, found = Random(f"relabelled {seed}"), []
     for c in comparisons:
         if (prompt := prompt_of(world, c.prompt)) is not None:
-            two = (c.chosen, c.rejected)
-            choice = compare(annotator, world, prompt, two, rng)
-            found.append(Comparison(c.prompt, two[choice.chosen], two[1 - choice.chosen], choice.grade))
+            found += judged(world, prompt, (c.chosen, c.rejected), annotator, rng)
     return found

@@ -2,15 +2,13 @@
 
 Each disease is a function of the whole history; it fires on a pattern over iterations, never on one number. `gold`, where a
 record has it, is the oracle's mean; without it (as in life) reward hacking is found by its shadows alone: KL, length,
-entropy. Thresholds are the course's, set on runs made sick on purpose. Left out: diseases of the data and of the reward.
+entropy. Thresholds are ours, set beforehand; no run made sick on purpose has tried them yet. `checkpoint.read_metrics` reads
+the records of a run. Left out: diseases of the data and of the reward.
 """
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
 from llama2_lib.config import require
@@ -96,16 +94,3 @@ def diagnose(history: Sequence[dict]) -> list[Finding]:
         missing = [key for key in NEEDED if key not in record]
         require(not missing, f"record {i} lacks {', '.join(missing)}")
     return [Finding(name, evidence, place, cure) for name, test, place, cure in DISEASES if (evidence := test(history))]
-
-
-def read(path: str | os.PathLike) -> list[dict]:
-    """The records of a metrics.jsonl. ValueError names file and line of what is no JSON object."""
-    records = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON: {error}") from error
-        require(isinstance(record, dict), f"{path}, line {number}: not a JSON object")
-        records.append(record)
-    return records

@@ -241,9 +241,9 @@ def safety_auxiliary_loss(seed: int, preset: str) -> Mapping[str, float]:
                  Criterion("correlation", "above", 0.0, "rank correlation of score and rating")),
        notebook="05_reward_modeling", symbol="llama2_lib.analysis.reward_studies.likert_study")
 def score_against_ratings(seed: int, preset: str) -> Mapping[str, float]:
-    from llama2_lib.analysis.reward_studies import likert_study
+    from llama2_lib.analysis.reward_studies import likert_study, rated_replies
     b, models = reward_bench(seed, preset)
-    return likert_study(b, models["helpfulness"])
+    return likert_study(rated_replies(b, models["helpfulness"]))
 
 
 @study("C34", place="§3.4.2",

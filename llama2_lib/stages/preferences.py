@@ -71,7 +71,7 @@ def collect(world: World, asked: Sequence[Prompt], writers: Sequence[Writer], an
             other = rng.randrange(len(asked))
             replies[1] = written[drawn[other][0]][other]
         if all(r.strip() for r in replies) and replies[0].strip() != replies[1].strip():
-            found += _judged(world, prompt, replies, rng.choice(annotators), rng, side)
+            found += judged(world, prompt, replies, rng.choice(annotators), rng, side)
     return found
 
 
@@ -80,8 +80,9 @@ def _replies(writer: Writer, asked: Sequence[Prompt], numbers: Sequence[int]) ->
     return dict(zip(numbers, writer([asked[i] for i in numbers]), strict=True)) if numbers else {}
 
 
-def _judged(world: World, prompt: Prompt, replies: list[str], annotator: Annotator, rng: Random,
-            side: str) -> Iterator[Comparison]:
+def judged(world: World, prompt: Prompt, replies: Sequence[str], annotator: Annotator, rng: Random,
+           side: str = HELPFULNESS) -> Iterator[Comparison]:
+    """The comparison that one annotator makes of two replies; none where the chosen one alone is unsafe (section 3.2.1)."""
     choice = people.compare(annotator, world, prompt, replies, rng, side)
     if choice.safety != CHOSEN_UNSAFE:
         chosen, rejected = replies[choice.chosen], replies[1 - choice.chosen]

@@ -104,7 +104,7 @@ def run(recipe: Recipe, workdir: Path) -> Pretrained:
     key = checkpoint.fingerprint("pretrain", recipe.model, recipe.pretrain, recipe.mixture, recipe.seed,
                                  checkpoint.artifact_key(corpus))
     folder = checkpoint.artifact(workdir / "pretrain", key, lambda tmp: _train(recipe, corpus, tmp))
-    history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    history = checkpoint.read_metrics(folder)
     return Pretrained(folder, checkpoint.load_model(folder), Tokenizer.load(folder / "tokenizer.model"), history)
 
 
@@ -126,7 +126,7 @@ def _train(recipe: Recipe, corpus: Path, folder: Path) -> None:
                           runtime=recipe.runtime, seed=recipe.seed, on_step=snapshot, title="pretraining")
     checkpoint.save_model(folder, model)
     shutil.copy(corpus / "tokenizer.model", folder / "tokenizer.model")
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
+    checkpoint.write_metrics(folder, history)
     summary = {"stream_tokens": len(train_N), "epochs": config.steps * config.batch_tokens / len(train_N),
                "validation_tokens": len(validation_N),
                "validation_loss": validation_loss(model, validation_N, config.seq_len)}

@@ -10,15 +10,14 @@ whole reply has been seen. One forward pass scores chosen and rejected together,
 The body starts from a chat model, so that "the reward model knows what the chat model knows". There are two, since one
 score cannot say "helpful, but not safe". In the paper the helpfulness model learns from all helpfulness pairs and as many
 others, the safety model from all safety pairs and a tenth of helpfulness ones; the preset toy takes a tenth of others both
-times, since it has no public pairs, and leaves out pairs graded "negligibly better or unsure": half of those labels are
-wrong, and its time is better spent on others. Left out: public data sets in the mixes (`text.comparisons.read` reads them),
-several turns.
+times, since it has no public pairs, and leaves out pairs graded "negligibly better or unsure": those labels are near coin
+tosses, and its time is better spent on others. Left out: public data sets in the mixes (`text.comparisons.read` reads
+them), several turns.
 
 `run` leaves runs/<preset>/reward: helpfulness/ and safety/, each with a body, a head and metrics.jsonl.
 """
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from torch import Tensor, nn
 from llama2_lib.config import Recipe, RewardConfig, RuntimeConfig, require
 from llama2_lib.model.transformer import ScalarHead, Transformer
 from llama2_lib.text import comparisons as files
-from llama2_lib.text.batching import Loader, Packed, packed
+from llama2_lib.text.batching import Loader, Movable, Packed, packed
 from llama2_lib.text.chat import Dialog, render
 from llama2_lib.text.comparisons import Comparison
 from llama2_lib.text.tokenizer import Tokenizer
@@ -46,7 +45,6 @@ from llama2_lib.world.annotators import BOTH_SAFE, BOTH_UNSAFE, CHOSEN_SAFE, GRA
 MARGINS: dict[str, tuple[float, ...]] = {"none": (0, 0, 0, 0), "small": (1, 2 / 3, 1 / 3, 0), "large": (3, 2, 1, 0)}
 NO_LABEL = -1.0       # of a reply without a safety label
 LABELS = {CHOSEN_SAFE: (1.0, 0.0), BOTH_SAFE: (1.0, 1.0), BOTH_UNSAFE: (0.0, 0.0), "": (NO_LABEL, NO_LABEL)}
-ROW_TOKENS = 128      # dialogues are packed into rows of this length
 HEAD = "head.safetensors"
 
 
@@ -89,7 +87,7 @@ class RewardModel(nn.Module):
 
 
 @dataclass(frozen=True)
-class PairBatch:
+class PairBatch(Movable):
     """B pairs as 2B packed sequences, the chosen ones first. safe_2B: 1, 0 or NO_LABEL."""
     rows: Packed
     margin_B: Tensor
@@ -99,10 +97,6 @@ class PairBatch:
     def count(self) -> int:
         """Pairs: what the loss is a mean over."""
         return len(self.margin_B)
-
-    def to(self, device: torch.device | str) -> PairBatch:
-        rows = Packed(*(t.to(device, non_blocking=True) for t in vars(self.rows).values()))
-        return PairBatch(rows, self.margin_B.to(device), self.safe_2B.to(device))
 
 
 class Pairs:
@@ -118,14 +112,14 @@ class Pairs:
             require(chosen != rejected, f"pair {i}: both sides are the same {len(chosen)} tokens")
             longest = max(len(chosen), len(rejected))
             require(longest <= seq_len, f"pair {i} is {longest} tokens long; the model reads {seq_len}")
-        self.pairs, self.row_tokens = list(pairs), min(ROW_TOKENS, seq_len)
+        self.pairs, self.seq_len = list(pairs), seq_len
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def batch(self, rows: np.ndarray) -> PairBatch:
         chosen, rejected, margin, safe, other_safe = zip(*(self.pairs[r] for r in rows), strict=True)
-        return PairBatch(packed([*chosen, *rejected], self.row_tokens), torch.tensor(margin, dtype=torch.float32),
+        return PairBatch(packed([*chosen, *rejected], self.seq_len), torch.tensor(margin, dtype=torch.float32),
                          torch.tensor([*safe, *other_safe], dtype=torch.float32))
 
 
@@ -153,13 +147,13 @@ def scores(model: RewardModel, rows: Sequence[list[int]], batch_size: int = 256)
     """The score of each row of ids, before any sigmoid. ValueError for an empty row: it has no last token to score."""
     for i, ids in enumerate(rows):
         require(len(ids) > 0, f"row {i} is empty: it has no last token to score")
-    was_training, row_tokens = model.training, min(ROW_TOKENS, model.body.config.max_seq_len)
+    was_training, context = model.training, model.body.config.max_seq_len
     model.eval()
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     found = [0.0] * len(rows)
     for start in range(0, len(order), batch_size):
         chosen = order[start:start + batch_size]
-        for i, value in zip(chosen, model(packed([rows[i] for i in chosen], row_tokens)).tolist(), strict=True):
+        for i, value in zip(chosen, model(packed([rows[i] for i in chosen], context)).tolist(), strict=True):
             found[i] = value
     model.train(was_training)
     return found
@@ -204,8 +198,7 @@ def run(recipe: Recipe, workdir: Path) -> Rewards:
     sources = [workdir / "sft", workdir / "preferences"]
     key = checkpoint.fingerprint("reward", recipe.reward, recipe.seed, *map(checkpoint.artifact_key, sources))
     folder = checkpoint.artifact(workdir / "reward", key, lambda tmp: _train_both(recipe, *sources, tmp))
-    lines = {side: (folder / side / "metrics.jsonl").read_text(encoding="utf-8").splitlines() for side in SIDES}
-    history = {side: [json.loads(line) for line in lines[side]] for side in SIDES}
+    history = {side: checkpoint.read_metrics(folder / side) for side in SIDES}
     return Rewards(folder, *(load(folder / side) for side in SIDES), Tokenizer.load(folder / "tokenizer.model"), history)
 
 
@@ -220,7 +213,7 @@ def _train_both(recipe: Recipe, chat: Path, preferences: Path, folder: Path) -> 
         history = train(model, tokenizer, comparisons, config, recipe.seed, runtime=recipe.runtime, safety_weight=weight,
                         title=f"{side} reward")
         save(folder / side, model)
-        (folder / side / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in history), encoding="utf-8")
+        checkpoint.write_metrics(folder / side, history)
     shutil.copy(chat / "tokenizer.model", folder / "tokenizer.model")
 
 

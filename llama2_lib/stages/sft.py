@@ -10,7 +10,6 @@ token" it does not name: here BOS and EOS of Llama 2's chat format do it, and pa
 """
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from collections.abc import Iterator
@@ -107,7 +106,7 @@ def run(recipe: Recipe, workdir: Path, name: str = "sft") -> Tuned:
     key = checkpoint.fingerprint(name, config, recipe.world, recipe.seed, checkpoint.artifact_key(base))
     seed = recipe.seed if name == "sft" else recipe.seed + VARIANT_SEED
     folder = checkpoint.artifact(workdir / name, key, lambda tmp: _tune(recipe, config, seed, base, tmp))
-    history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    history = checkpoint.read_metrics(folder)
     return Tuned(folder, checkpoint.load_model(folder), Tokenizer.load(folder / "tokenizer.model"), history)
 
 
@@ -117,4 +116,4 @@ def _tune(recipe: Recipe, config: SFTConfig, seed: int, base: Path, folder: Path
     history = tune(model, tokenizer, dialogues, config, recipe, title="fine-tuning")
     checkpoint.save_model(folder, model)
     shutil.copy(base / "tokenizer.model", folder / "tokenizer.model")
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
+    checkpoint.write_metrics(folder, history)

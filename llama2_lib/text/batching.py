@@ -10,17 +10,25 @@ exactly. B batch, T time, N rows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import numpy as np
 import torch
 
 PADDING_SEGMENT = -1
+PACKED_ROW = 128          # tokens of a row in which short dialogues are packed
+
+
+class Movable:
+    """A frozen dataclass of tensors, of None, and of others of its kind: `to` moves them all."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Self:
+        return type(self)(*(None if x is None else x.to(device, non_blocking=non_blocking) for x in vars(self).values()))
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Movable):
     """One micro-batch: predict labels_BT from tokens_BT where mask_BT holds."""
     tokens_BT: torch.Tensor                   # int64, what the model reads
     labels_BT: torch.Tensor                   # int64, the token that follows each
@@ -32,10 +40,6 @@ class Batch:
     def count(self) -> int:
         """How many labels the loss is a mean over."""
         return int(self.mask_BT.sum())
-
-    def to(self, device: torch.device | str) -> Batch:
-        move = [None if t is None else t.to(device, non_blocking=True) for t in vars(self).values()]
-        return Batch(*move)
 
 
 class Rows(Protocol):
@@ -89,28 +93,22 @@ class Examples:
         if not examples:
             raise ValueError("there are no examples")
         self.seq_len, self.isolate = seq_len, isolate
-        checked = _checked(examples, seq_len)
-        self.rows = _first_fit(checked, seq_len + 1) if pack else [[example] for example in checked]
+        checked = list(_checked(examples, seq_len))
+        fit = _first_fit([len(ids) for ids, _ in checked], seq_len + 1) if pack else [[i] for i in range(len(checked))]
+        self.rows = [[checked[i] for i in row] for row in fit]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, rows: np.ndarray) -> Batch:
         chosen = [self.rows[r] for r in rows]
-        width = max(sum(len(ids) for ids, _ in row) for row in chosen)
-        ids = torch.zeros(len(chosen), width, dtype=torch.long)
-        mask = torch.zeros(len(chosen), width, dtype=torch.bool)
-        segments = torch.full((len(chosen), width), PADDING_SEGMENT)
-        positions = torch.zeros(len(chosen), width, dtype=torch.long)
-        for b, row in enumerate(chosen):
-            at = 0
-            for number, (example_ids, example_mask) in enumerate(row):
-                end = at + len(example_ids)
-                ids[b, at:end] = torch.tensor(example_ids)
-                mask[b, at + 1:end] = torch.tensor(example_mask[1:])    # an example's first token has nothing before it
-                segments[b, at:end] = number if self.isolate else 0
-                positions[b, at:end] = torch.arange(end - at) if self.isolate else torch.arange(at, end)
-                at = end
+        laid = _laid_out([[ids for ids, _ in row] for row in chosen])
+        # an example's first token has nothing before it
+        mask = _laid_out([[[False, *mask[1:]] for _, mask in row] for row in chosen]).tokens_RT.bool()
+        ids, positions, segments = laid.tokens_RT, laid.positions_RT, laid.segments_RT
+        if not self.isolate:
+            segments = segments.clamp(max=0)
+            positions = torch.where(segments == 0, torch.arange(ids.shape[1]), 0)
         return Batch(ids[:, :-1], ids[:, 1:], mask[:, 1:], positions[:, :-1], segments[:, :-1])
 
     @property
@@ -120,7 +118,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Packed:
+class Packed(Movable):
     """Sequences laid side by side in rows, each to itself: what a model reads, and where each sequence ends.
 
     tokens_RT, positions_RT and segments_RT are int64, as Batch has them; last_N is the place of each sequence's last token
@@ -132,36 +130,36 @@ class Packed:
     last_N: torch.Tensor
 
 
-def packed(sequences: Sequence[Sequence[int]], row_tokens: int) -> Packed:
-    """All `sequences` in rows of `row_tokens` or, where one is longer, of its length: the longest first, into the first row
-    with room. ValueError for no sequence or an empty one.
+def packed(sequences: Sequence[Sequence[int]], context: int) -> Packed:
+    """All `sequences` in rows of PACKED_ROW tokens, fewer in a shorter context, or, where one is longer, of its length.
+
+    The longest go first, each into the first row with room. ValueError for no sequence or an empty one.
     """
     if len(sequences) == 0 or min(map(len, sequences)) == 0:
         raise ValueError(f"sequence {next((i for i, s in enumerate(sequences) if not s), 0)} is empty or missing")
-    room = max(row_tokens, max(map(len, sequences)))
-    rows: list[list[int]] = []
-    left: list[int] = []
-    for i in sorted(range(len(sequences)), key=lambda i: -len(sequences[i])):
-        r = next((r for r, free in enumerate(left) if free >= len(sequences[i])), len(rows))
-        if r == len(rows):
-            rows.append([])
-            left.append(room)
-        rows[r].append(i)
-        left[r] -= len(sequences[i])
-    return _laid_out(sequences, rows, room - min(left))
+    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+    room = max(min(PACKED_ROW, context), len(sequences[order[0]]))
+    rows = [[order[k] for k in row] for row in _first_fit([len(sequences[i]) for i in order], room, len(order))]
+    laid = _laid_out([[sequences[i] for i in row] for row in rows])
+    last_N = torch.empty_like(laid.last_N)
+    last_N[[i for row in rows for i in row]] = laid.last_N
+    return replace(laid, last_N=last_N)
 
 
-def _laid_out(sequences: Sequence[Sequence[int]], rows: list[list[int]], width: int) -> Packed:
+def _laid_out(rows: Sequence[Sequence[Sequence[int]]]) -> Packed:
+    """Sequences side by side, row by row as given; last_N is in the same order."""
+    width = max(sum(map(len, row)) for row in rows)
     tokens, positions = (np.zeros((len(rows), width), dtype=np.int64) for _ in range(2))
     segments = np.full((len(rows), width), PADDING_SEGMENT, dtype=np.int64)
-    last = np.zeros(len(sequences), dtype=np.int64)
+    last = []
     for r, row in enumerate(rows):
         at = 0
-        for number, i in enumerate(row):
-            end = at + len(sequences[i])
-            tokens[r, at:end], positions[r, at:end], segments[r, at:end] = sequences[i], np.arange(end - at), number
-            at, last[i] = end, r * width + end - 1
-    return Packed(*map(torch.from_numpy, (tokens, positions, segments, last)))
+        for number, sequence in enumerate(row):
+            end = at + len(sequence)
+            tokens[r, at:end], positions[r, at:end], segments[r, at:end] = sequence, np.arange(end - at), number
+            last.append(r * width + end - 1)
+            at = end
+    return Packed(*map(torch.from_numpy, (tokens, positions, segments, np.array(last))))
 
 
 def _checked(examples: Sequence[tuple[list[int], list[bool]]], seq_len: int) -> Iterator[tuple[list[int], list[bool]]]:
@@ -175,19 +173,19 @@ def _checked(examples: Sequence[tuple[list[int], list[bool]]], seq_len: int) -> 
         yield ids, mask
 
 
-def _first_fit(examples: Iterator[tuple[list[int], list[bool]]], room: int, open_rows: int = 16) -> list[list]:
-    """Each example goes into the first of the last few rows it fits: near full rows without a sort."""
-    rows: list[list] = []
+def _first_fit(lengths: Sequence[int], room: int, open_rows: int = 16) -> list[list[int]]:
+    """What goes into each row, by number: each into the first of the last rows it fits, near full rows without a sort."""
+    rows: list[list[int]] = []
     left: list[int] = []
-    for ids, mask in examples:
+    for i, length in enumerate(lengths):
         start = max(0, len(rows) - open_rows)
-        place = next((r for r in range(start, len(rows)) if left[r] >= len(ids)), None)
+        place = next((r for r in range(start, len(rows)) if left[r] >= length), None)
         if place is None:
             rows.append([])
             left.append(room)
             place = len(rows) - 1
-        rows[place].append((ids, mask))
-        left[place] -= len(ids)
+        rows[place].append(i)
+        left[place] -= length
     return rows
 
 

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ from llama2_lib.config import ModelConfig
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.training.randomness import randomness, set_randomness
 
-MANIFEST, MODEL, STATE = "manifest.json", "model.json", "state.json"
+MANIFEST, MODEL, STATE, METRICS = "manifest.json", "model.json", "state.json", "metrics.jsonl"
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 KEEP_STATES = 2
 
@@ -161,6 +161,27 @@ def _fresh_partial(folder: Path, key: str) -> Path:
         if item.name != "state":
             shutil.rmtree(item) if item.is_dir() else item.unlink()
     return partial
+
+
+# -------------------------------------------------------------------------------------------------------------- metrics
+
+def write_metrics(folder: str | os.PathLike, history: Iterable[dict]) -> None:
+    """Write the records of a run to folder/metrics.jsonl, one a line."""
+    (Path(folder) / METRICS).write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
+
+
+def read_metrics(folder: str | os.PathLike) -> list[dict]:
+    """The records of folder/metrics.jsonl; a NaN stays one. ValueError names file and line of what is no JSON object."""
+    path, records = Path(folder) / METRICS, []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}: not a JSON object")
+        records.append(record)
+    return records
 
 
 # --------------------------------------------------------------------------------------------------------------- models
