@@ -48,7 +48,9 @@ def test_log_probabilities_stand_at_the_reply_s_own_tokens():
     dialogues, starts = [[1, 5, 6, 7, 8, 2], [1, 9, 10, 2], [1, 4, 4, 4, 11, 12, 13, 2]], [3, 2, 4]
     model = ppo.ActorCritic(policy()).eval()
     torch.nn.init.normal_(model.value.out.weight)
-    logprobs, values, _ = model(ppo.laid_out(dialogues, starts, 16), temperature=0.7)
+    replies = ppo.laid_out(dialogues, starts, 16)
+    logits, values = model(replies, temperature=0.7)
+    logprobs, values = replies.logprobs(logits), replies.unfold(values)
     for b, (ids, start) in enumerate(zip(dialogues, starts, strict=True)):
         h = model.policy.hidden(torch.tensor([ids[:-1]]))[:, start - 1:]
         n = len(ids) - start
@@ -60,7 +62,7 @@ def test_log_probabilities_stand_at_the_reply_s_own_tokens():
 
 def test_a_reply_without_a_token_is_refused():
     with pytest.raises(ValueError, match="reply 1 has 0 tokens after a prompt of 3"):
-        ppo.laid_out([[1, 2, 3], [1, 2, 3]], [2, 3])
+        ppo.laid_out([[1, 2, 3], [1, 2, 3]], [2, 3], 16)
 
 
 # ------------------------------------------------------------------------------------------------------------------ rollouts
@@ -82,7 +84,8 @@ def test_the_sampler_s_log_probabilities_are_the_trainer_s(tokenizer, temperatur
     asked = [render(dialog(p.text, system=p.system), tokenizer)[0] for p in PROMPTS[:8]]
     found = generate(model, asked, max_new_tokens=6, temperature=temperature, eos_id=tokenizer.eos_id, seed=1)
     whole = [a + b for a, b in zip(asked, found.lists(), strict=True)]
-    logprobs, _, _ = ppo.ActorCritic(model)(ppo.laid_out(whole, [len(a) for a in asked]), temperature)
+    replies = ppo.laid_out(whole, [len(a) for a in asked], 128)
+    logprobs = replies.logprobs(ppo.ActorCritic(model)(replies, temperature)[0])
     width = logprobs.shape[1]
     assert torch.allclose(logprobs, found.logprobs_NT[:, :width], atol=1e-5)
 

@@ -17,9 +17,8 @@ import torch
 from llama2_lib.analysis.accuracy import Accuracy
 from llama2_lib.config import require
 from llama2_lib.model.logprobs import token_logprobs
-from llama2_lib.model.replies import REPLY_TOKENS, Reply, continued, replies, sample
+from llama2_lib.model.replies import REPLY_TOKENS, Reply, as_dialog, continued, replies, sample
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.text.chat import Dialog, dialog
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.dialogs import HELPFUL, Prompt, draw_prompt, prompts
 from llama2_lib.world.facts import TEST, World, split_of
@@ -42,11 +41,6 @@ class Judged:
     def kind(self) -> str:
         """The prompt's kind; "rule" for any prompt under a system rule."""
         return "rule" if self.prompt.rule else self.prompt.kind
-
-
-def as_dialog(prompt: Prompt) -> Dialog:
-    """The prompt as a dialogue that waits for an answer, its rule as the system message."""
-    return dialog(prompt.text, system=prompt.system)
 
 
 def fact_prompts(world: World, split: str = TEST, seed: int = 0) -> list[Prompt]:

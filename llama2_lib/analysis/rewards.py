@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean, median
 
-from llama2_lib.analysis.chat import as_dialog
 from llama2_lib.config import require
-from llama2_lib.model.replies import replies
+from llama2_lib.model.replies import answered, as_dialog, replies
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages.preferences import judged
 from llama2_lib.stages.reward import LABELS, RewardModel, dialogue_scores
-from llama2_lib.text.chat import Dialog, Message
+from llama2_lib.text.chat import Dialog
 from llama2_lib.text.comparisons import Comparison
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.annotators import (
@@ -119,11 +118,6 @@ def likert(model: RewardModel, tokenizer: Tokenizer, world: World, asked: Sequen
 
 
 # ----------------------------------------------------------------------------------------------------- against the oracle
-
-def answered(prompt: Prompt, reply: str) -> Dialog:
-    """The dialogue of a prompt and its reply."""
-    return (*as_dialog(prompt), Message("assistant", reply))
-
 
 def fresh_pairs(policy: Transformer, tokenizer: Tokenizer, world: World, count: int, temperature: float, seed: int,
                 split: str = "train") -> list[FreshPair]:

@@ -1,20 +1,24 @@
-"""Replies of a chat model to dialogues: rendering, sampling and decoding in one call.
+"""Replies of a chat model to prompts and dialogues: rendering, sampling and decoding in one call.
 
-Shared by the stages that need replies (preferences, rejection sampling) and by the analyses that judge them. The paper's
-decoding settings differ from study to study; temperature is the caller's. Left out: top-p.
+Shared by the stages that need replies (preferences, rejection sampling, PPO) and by the analyses that judge them. The
+paper's decoding settings differ from study to study; temperature is the caller's. Left out: top-p.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llama2_lib.config import require
-from llama2_lib.model.generation import generate
+from llama2_lib.model.generation import Samples, generate
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.text.chat import Dialog, render
+from llama2_lib.text.chat import Dialog, Message, dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.world.dialogs import Prompt
 
 REPLY_TOKENS = 96      # room for the world's longest good replies; a reply that has not ended by then is cut
+
+# What rejection sampling and PPO optimise: prompts and whole dialogues as ids → a score each, whoever gives it
+Scorer = Callable[[Sequence[Prompt], Sequence[list[int]]], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,16 @@ class Reply:
     """The text of a reply, and whether the model ended it itself (False: the budget or the context did)."""
     text: str
     finished: bool
+
+
+def as_dialog(prompt: Prompt) -> Dialog:
+    """The prompt as a dialogue that waits for an answer, its rule as the system message."""
+    return dialog(prompt.text, system=prompt.system)
+
+
+def answered(prompt: Prompt, reply: str) -> Dialog:
+    """The dialogue of a prompt and its reply."""
+    return (*as_dialog(prompt), Message("assistant", reply))
 
 
 def sample(model: Transformer, tokenizer: Tokenizer, dialogs: Sequence[Dialog], temperature: float = 0.0, seed: int = 0,
@@ -43,13 +57,20 @@ def continued(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], te
 
 def _continue(model: Transformer, tokenizer: Tokenizer, ids: list[list[int]], temperature: float, seed: int,
               max_new_tokens: int, copies: int) -> list[Reply]:
+    samples = sample_ids(model, tokenizer, ids, temperature, seed, max_new_tokens, copies)
+    return [Reply(tokenizer.decode(reply).strip(), bool(done))
+            for reply, done in zip(samples.lists(), samples.finished_N, strict=True)]
+
+
+def sample_ids(model: Transformer, tokenizer: Tokenizer, ids: list[list[int]], temperature: float, seed: int,
+               max_new_tokens: int = REPLY_TOKENS, copies: int = 1) -> Samples:
+    """Samples that go on from `ids`, from the model in evaluation mode; its mode afterwards is the one before."""
     was_training = model.training
     model.eval()
     samples = generate(model, ids, max_new_tokens=max_new_tokens, temperature=temperature, eos_id=tokenizer.eos_id,
                        seed=seed, samples_per_prompt=copies)
     model.train(was_training)
-    return [Reply(tokenizer.decode(reply).strip(), bool(done))
-            for reply, done in zip(samples.lists(), samples.finished_N, strict=True)]
+    return samples
 
 
 def replies(model: Transformer, tokenizer: Tokenizer, dialogs: Sequence[Dialog], temperature: float = 0.0, seed: int = 0,

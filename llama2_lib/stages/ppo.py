@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from llama2_lib.config import PPOConfig, RuntimeConfig, require
-from llama2_lib.model.generation import generate
 from llama2_lib.model.logprobs import entropy, masked_mean, token_logprobs, whiten
+from llama2_lib.model.replies import Scorer, as_dialog, sample_ids
 from llama2_lib.model.transformer import ScalarHead, Transformer
-from llama2_lib.text.batching import Packed, packed
-from llama2_lib.text.chat import dialog, render
+from llama2_lib.text.batching import Movable, Packed, packed
+from llama2_lib.text.chat import render
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import precision, trainer
 from llama2_lib.training.randomness import own_randomness
@@ -44,9 +44,6 @@ UNSAFE_BELOW = 0.15          # of the safety model's score in (0, 1): 0.89 preci
 CLIP = 0.2                   # ε of the ratio
 VALUE_CLIP = 0.2             # of the change of a value; the paper is silent
 UNFINISHED = -2.0            # whitened reward of a reply without an end
-ROW_TOKENS = 128             # dialogues are packed into rows of this length
-
-Scorer = Callable[[Sequence[Prompt], Sequence[list[int]]], Tensor]     # prompts, whole dialogues as ids → score_B
 
 
 # ---------------------------------------------------------------------------------------------------------- the mathematics
@@ -140,19 +137,17 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.policy, self.value = policy, ScalarHead(policy.config.dim, std=0.0)
 
-    def forward(self, replies: Replies, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-        """(log-probability, value, entropy) of each token of the replies, (B, T) each; 0 where there is none.
+    def forward(self, replies: Replies, temperature: float) -> tuple[Tensor, Tensor]:
+        """(logits_NV, values_N) for each token of the replies, row by row.
 
         Logits are divided by the temperature; a token's value is that of the state in which it is chosen.
         """
         h_ND = replies.states(self.policy)
-        logits_NV = self.policy.output(h_ND).float() / temperature
-        return tuple(replies.unfold(x) for x in (token_logprobs(logits_NV, replies.labels_N), self.value(h_ND).float(),
-                                                 entropy(logits_NV.detach())))
+        return self.policy.output(h_ND).float() / temperature, self.value(h_ND).float()
 
 
 @dataclass(frozen=True)
-class Replies:
+class Replies(Movable):
     """Dialogues packed in rows, and where their replies' tokens are: mask_BT, and for each token, row by row, the place from
     which it is predicted (before_N, in the rows laid end to end) and its id (labels_N)."""
     rows: Packed
@@ -164,21 +159,21 @@ class Replies:
         """The hidden states from which the replies' tokens are predicted, (N, D)."""
         return model.hidden(self.rows.tokens_RT, self.rows.positions_RT, self.rows.segments_RT).flatten(0, 1)[self.before_N]
 
+    def logprobs(self, logits_NV: Tensor) -> Tensor:
+        """Log-probability of each token of the replies, (B, T)."""
+        return self.unfold(token_logprobs(logits_NV, self.labels_N))
+
     def unfold(self, x_N: Tensor) -> Tensor:
         """One number a token as a (B, T) matrix, 0 where no token is."""
         return x_N.new_zeros(self.mask_BT.shape).masked_scatter(self.mask_BT, x_N)
 
-    def to(self, device: torch.device | str) -> Replies:
-        rows = Packed(*(t.to(device) for t in vars(self.rows).values()))
-        return Replies(rows, *(getattr(self, f.name).to(device) for f in fields(self)[1:]))
 
-
-def laid_out(dialogues: Sequence[list[int]], starts: Sequence[int], row_tokens: int = ROW_TOKENS) -> Replies:
+def laid_out(dialogues: Sequence[list[int]], starts: Sequence[int], context: int) -> Replies:
     """Dialogues as Replies; starts[b] is where the reply of dialogue b begins. ValueError for a reply without a token."""
     counts = [len(ids) - start for ids, start in zip(dialogues, starts, strict=True)]
     for b, (count, start) in enumerate(zip(counts, starts, strict=True)):
         require(count >= 1 and start >= 1, f"reply {b} has {count} tokens after a prompt of {start}")
-    rows = packed(dialogues, row_tokens)
+    rows = packed(dialogues, context)
     mask_BT = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
     at_N = torch.cat([torch.arange(last - n, last) for last, n in zip(rows.last_N.tolist(), counts, strict=True)])
     return Replies(rows, mask_BT, at_N, rows.tokens_RT.flatten()[at_N + 1])
@@ -212,11 +207,8 @@ class Rollouts:
 def sample(policy: Transformer, tokenizer: Tokenizer, prompts: Sequence[Prompt], config: PPOConfig,
            seed: int) -> tuple[list[list[int]], list[int], Tensor]:
     """(dialogues, starts, finished_B): one reply to each prompt, at the temperature of rollouts."""
-    asked = [render(dialog(p.text, system=p.system), tokenizer)[0] for p in prompts]
-    policy.eval()
-    found = generate(policy, asked, max_new_tokens=config.max_new_tokens, temperature=config.temperature,
-                     eos_id=tokenizer.eos_id, seed=seed)
-    policy.train()
+    asked = [render(as_dialog(p), tokenizer)[0] for p in prompts]
+    found = sample_ids(policy, tokenizer, asked, config.temperature, seed, config.max_new_tokens)
     return [a + r for a, r in zip(asked, found.lists(), strict=True)], [len(a) for a in asked], found.finished_N.cpu()
 
 
@@ -224,18 +216,20 @@ def roll_out(model: ActorCritic, reference: Transformer, tokenizer: Tokenizer, p
              config: PPOConfig, seed: int, dtype: torch.dtype = torch.float32) -> Rollouts:
     """Sample a reply to each prompt, score it, and estimate advantages, which are whitened over all tokens."""
     dialogues, starts, finished_B = sample(model.policy, tokenizer, prompts, config, seed)
-    mask_BT = torch.arange(max(len(d) - s for d, s in zip(dialogues, starts, strict=True))) < torch.tensor(
-        [len(d) - s for d, s in zip(dialogues, starts, strict=True)])[:, None]
+    counts_B = torch.tensor([len(ids) - start for ids, start in zip(dialogues, starts, strict=True)])
+    mask_BT = torch.arange(int(counts_B.max())) < counts_B[:, None]
     logprobs_BT, values_BT, entropy_BT, reference_BT = (torch.zeros(mask_BT.shape) for _ in range(4))
     with torch.no_grad(), precision.autocast(next(model.parameters()).device.type, dtype):
         for first in range(0, len(prompts), config.minibatch):
             part = slice(first, first + config.minibatch)
-            replies = laid_out(dialogues[part], starts[part], _row_tokens(model.policy))
+            replies = laid_out(dialogues[part], starts[part], reference.config.max_seq_len)
             T = replies.mask_BT.shape[1]
-            logprobs_BT[part, :T], values_BT[part, :T], entropy_BT[part, :T] = model(replies, config.temperature)
+            logits_NV, values_N = model(replies, config.temperature)
+            logprobs_BT[part, :T], values_BT[part, :T] = replies.logprobs(logits_NV), replies.unfold(values_N)
+            entropy_BT[part, :T] = replies.unfold(entropy(logits_NV))
             logits_NV = reference.output(replies.states(reference)).float() / config.temperature
-            reference_BT[part, :T] = replies.unfold(token_logprobs(logits_NV, replies.labels_N))
-    score_B = scorer(prompts, dialogues)
+            reference_BT[part, :T] = replies.logprobs(logits_NV)
+    score_B = torch.as_tensor(scorer(prompts, dialogues), dtype=torch.float32)
     reward_B = torch.where(finished_B, whiten(score_B), UNFINISHED)
     rewards_BT = token_rewards(reward_B, logprobs_BT, reference_BT, mask_BT, config.beta)
     advantages_BT, returns_BT = gae(rewards_BT, values_BT, mask_BT, config.gamma, config.lam)
@@ -243,14 +237,10 @@ def roll_out(model: ActorCritic, reference: Transformer, tokenizer: Tokenizer, p
                     score_B, reward_B, whiten(advantages_BT, mask_BT), returns_BT)
 
 
-def _row_tokens(model: Transformer) -> int:
-    return min(ROW_TOKENS, model.config.max_seq_len)
-
-
 # ---------------------------------------------------------------------------------------------------------------- learning
 
 @dataclass(frozen=True)
-class MiniBatch:
+class MiniBatch(Movable):
     """Part of the rollouts, as `trainer.update` takes it: what the loss is a mean over are tokens."""
     replies: Replies
     logprobs_BT: Tensor
@@ -262,14 +252,11 @@ class MiniBatch:
     def count(self) -> int:
         return int(self.replies.mask_BT.sum())
 
-    def to(self, device: torch.device | str) -> MiniBatch:
-        return MiniBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
 
-
-def minibatches(rollouts: Rollouts, size: int, row_tokens: int, generator: torch.Generator) -> Iterator[MiniBatch]:
+def minibatches(rollouts: Rollouts, size: int, context: int, generator: torch.Generator) -> Iterator[MiniBatch]:
     """The rollouts once, in random order, `size` replies at a time."""
     for chosen_B in torch.randperm(len(rollouts.dialogues), generator=generator).split(size):
-        replies = laid_out([rollouts.dialogues[b] for b in chosen_B], [rollouts.starts[b] for b in chosen_B], row_tokens)
+        replies = laid_out([rollouts.dialogues[b] for b in chosen_B], [rollouts.starts[b] for b in chosen_B], context)
         T = replies.mask_BT.shape[1]
         yield MiniBatch(replies, *(x[chosen_B, :T] for x in (rollouts.logprobs_BT, rollouts.values_BT,
                                                              rollouts.advantages_BT, rollouts.returns_BT)))
@@ -278,7 +265,8 @@ def minibatches(rollouts: Rollouts, size: int, row_tokens: int, generator: torch
 def ppo_loss(model: ActorCritic, batch: MiniBatch, clip: float, value_weight: float,
              temperature: float) -> tuple[Tensor, dict[str, Tensor]]:
     """(policy loss + value_weight · value loss, health) of a minibatch."""
-    logprobs_BT, values_BT, entropy_BT = model(batch.replies, temperature)
+    logits_NV, values_N = model(batch.replies, temperature)
+    logprobs_BT, values_BT = batch.replies.logprobs(logits_NV), batch.replies.unfold(values_N)
     mask_BT = batch.replies.mask_BT
     policy, health = policy_loss(logprobs_BT, batch.logprobs_BT, batch.advantages_BT, mask_BT, clip)
     value = value_loss(values_BT, batch.values_BT, batch.returns_BT, mask_BT)
@@ -291,7 +279,7 @@ def learn(model: ActorCritic, optimizer: torch.optim.Optimizer, rollouts: Rollou
     loss = partial(ppo_loss, clip=config.clip, value_weight=config.value_weight, temperature=config.temperature)
     done = [trainer.update(model, optimizer, [batch], loss, lr=lr, clip_norm=config.optim.clip_norm, dtype=dtype, step=step)
             for _ in range(config.epochs)
-            for batch in minibatches(rollouts, config.minibatch, _row_tokens(model.policy), generator)]
+            for batch in minibatches(rollouts, config.minibatch, model.policy.config.max_seq_len, generator)]
     return {name: sum(d[name] for d in done) / len(done) for name in done[0]}
 
 
@@ -304,12 +292,9 @@ def health_of(rollouts: Rollouts) -> dict[str, float]:
             "explained_variance": explained_variance(r.values_BT, r.returns_BT, mask).item()}
 
 
-OnIteration = Callable[[dict, Rollouts], None]
-
-
 def train(policy: Transformer, tokenizer: Tokenizer, prompts: Iterator[Prompt], held_out: Sequence[Prompt], scorer: Scorer,
-          config: PPOConfig, *, seed: int = 0, runtime: RuntimeConfig | None = None, on_iteration: OnIteration | None = None,
-          title: str = "") -> list[dict]:
+          config: PPOConfig, *, seed: int = 0, runtime: RuntimeConfig | None = None,
+          on_iteration: Callable[[dict, Rollouts], None] | None = None, title: str = "") -> list[dict]:
     """Train `policy` in place; one record an iteration comes back, and the policy is the best one on `held_out`.
 
     Every config.evaluate_every iterations the policy answers the held-out prompts; when its mean score has not risen for
@@ -318,7 +303,7 @@ def train(policy: Transformer, tokenizer: Tokenizer, prompts: Iterator[Prompt], 
     """
     dtype = precision.choose((runtime or RuntimeConfig()).precision, next(policy.parameters()).device.type).dtype
     reference, history = copy.deepcopy(policy).eval().requires_grad_(False), []
-    best = (_held_out_score(policy, tokenizer, held_out, scorer, config, seed), 0, _weights(policy))
+    best = (_held_out_score(policy, tokenizer, held_out, scorer, config, seed), 0, copy.deepcopy(policy.state_dict()))
     with own_randomness(seed):
         model = ActorCritic(policy).train()
         optimizer = trainer.make_optimizer(model, config.optim)
@@ -334,7 +319,7 @@ def train(policy: Transformer, tokenizer: Tokenizer, prompts: Iterator[Prompt], 
             if (i + 1) % config.evaluate_every == 0 or i + 1 == config.iterations:
                 record["held_out"] = _held_out_score(policy, tokenizer, held_out, scorer, config, seed)
                 if record["held_out"] > best[0]:
-                    best = (record["held_out"], i + 1, _weights(policy))
+                    best = (record["held_out"], i + 1, copy.deepcopy(policy.state_dict()))
             if on_iteration is not None:
                 on_iteration(record, rollouts)
             if i + 1 - best[1] >= config.patience * config.evaluate_every:
@@ -346,8 +331,4 @@ def train(policy: Transformer, tokenizer: Tokenizer, prompts: Iterator[Prompt], 
 def _held_out_score(policy: Transformer, tokenizer: Tokenizer, held_out: Sequence[Prompt], scorer: Scorer, config: PPOConfig,
                     seed: int) -> float:
     dialogues, _, _ = sample(policy, tokenizer, held_out, config, seed)
-    return scorer(held_out, dialogues).mean().item()
-
-
-def _weights(policy: Transformer) -> dict[str, Tensor]:
-    return {name: t.detach().clone() for name, t in policy.state_dict().items()}
+    return torch.as_tensor(scorer(held_out, dialogues), dtype=torch.float32).mean().item()

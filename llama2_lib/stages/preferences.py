@@ -19,10 +19,9 @@ from pathlib import Path
 from random import Random
 
 from llama2_lib.config import PreferencesConfig, Recipe, require
-from llama2_lib.model.replies import replies
+from llama2_lib.model.replies import as_dialog, replies
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.text import comparisons as files
-from llama2_lib.text.chat import dialog
 from llama2_lib.text.comparisons import Comparison, statistics
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint
@@ -86,7 +85,7 @@ def judged(world: World, prompt: Prompt, replies: Sequence[str], annotator: Anno
     choice = people.compare(annotator, world, prompt, replies, rng, side)
     if choice.safety != CHOSEN_UNSAFE:
         chosen, rejected = replies[choice.chosen], replies[1 - choice.chosen]
-        yield Comparison(dialog(prompt.text, system=prompt.system), chosen, rejected, choice.grade, choice.safety)
+        yield Comparison(as_dialog(prompt), chosen, rejected, choice.grade, choice.safety)
 
 
 def split(comparisons: Iterable[Comparison], test_share: float = 0.1) -> tuple[list[Comparison], list[Comparison]]:
@@ -101,7 +100,7 @@ def split(comparisons: Iterable[Comparison], test_share: float = 0.1) -> tuple[l
 def writer(model: Transformer, tokenizer: Tokenizer, temperature: float, seed: int) -> Writer:
     """A model variant at one temperature."""
     def write(asked: Sequence[Prompt]) -> list[str]:
-        return replies(model, tokenizer, [dialog(p.text, system=p.system) for p in asked], temperature, seed)
+        return replies(model, tokenizer, [as_dialog(p) for p in asked], temperature, seed)
     return write
 
 

@@ -12,19 +12,17 @@ winner a prompt, a threshold below which no reply is good enough.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from llama2_lib.config import RejectionConfig, require
-from llama2_lib.model.replies import sample
+from llama2_lib.model.replies import Scorer, answered, as_dialog, sample
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.text.chat import Dialog, dialog, render
+from llama2_lib.text.chat import Dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.dialogs import Prompt
-
-Scorer = Callable[[Sequence[Prompt], Sequence[list[int]]], Sequence[float]]     # prompts, whole dialogues as ids → scores
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Winner:
 
     def demonstration(self) -> Dialog:
         """As fine-tuning takes it."""
-        return dialog(self.prompt.text, self.reply, system=self.prompt.system)
+        return answered(self.prompt, self.reply)
 
 
 def candidates(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[Prompt], scorer: Scorer, samples: int,
@@ -72,13 +70,12 @@ def candidates(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[Promp
     ValueError for no prompts.
     """
     require(len(prompts) > 0, "there is no prompt")
-    asked = [dialog(p.text, system=p.system) for p in prompts]
-    said = sample(model, tokenizer, asked, temperature, seed, copies=samples)
+    said = sample(model, tokenizer, [as_dialog(p) for p in prompts], temperature, seed, copies=samples)
     owners = [p for p in prompts for _ in range(samples)]
     whole = [i for i, r in enumerate(said) if r.finished and r.text]
     scores_N = np.full(len(said), -np.inf)
     if whole:
-        ids = [render(dialog(owners[i].text, said[i].text, system=owners[i].system), tokenizer)[0] for i in whole]
+        ids = [render(answered(owners[i], said[i].text), tokenizer)[0] for i in whole]
         scores_N[whole] = scorer([owners[i] for i in whole], ids)
     rows = [[r.text for r in said[i:i + samples]] for i in range(0, len(said), samples)]
     return Candidates(list(prompts), rows, scores_N.reshape(len(prompts), samples))
