@@ -192,10 +192,12 @@ class RewardConfig:
     helpful_share: float = 0.1         # of the safety model's mix
     epochs: int = 1
     unsure: bool = True                # learn from pairs graded "negligibly better or unsure" too
+    extra_layers: int = 0              # blocks on top of the chat model's body: a body of four layers has none to spare
 
     def __post_init__(self) -> None:
         require(self.batch_pairs >= 1, f"reward.batch_pairs must be at least 1, got {self.batch_pairs}")
         require(self.epochs >= 1, f"reward.epochs must be at least 1, got {self.epochs}")
+        require(self.extra_layers >= 0, f"reward.extra_layers must not be negative, got {self.extra_layers}")
         require(self.margins in ("none", "small", "large"),
                 f"reward.margins must be none, small or large, got {self.margins!r}")
         require(self.safety_weight >= 0, f"reward.safety_weight must not be negative, got {self.safety_weight}")
@@ -298,8 +300,8 @@ def toy() -> Recipe:
         variant=SFTConfig(demonstrations=2_000, epochs=2, batch_size=4, seq_len=384, noise=0.2, safety=0.002,
                           optim=OptimConfig(peak_lr=5e-4, warmup_steps=10)),
         preferences=PreferencesConfig(helpfulness=26_000, safety=4_000, temperatures=(0.8, 1.1)),
-        reward=RewardConfig(batch_pairs=32, optim=OptimConfig(peak_lr=5e-4, warmup_steps=5), other_share=0.1,
-                            unsure=False),
+        reward=RewardConfig(batch_pairs=32, optim=OptimConfig(peak_lr=1e-3, warmup_steps=5), other_share=0.1,
+                            unsure=False, extra_layers=2),
         rejection=RejectionConfig(samples=16),
         ppo=PPOConfig(iterations=25, batch=256, minibatch=64, beta=0.05, max_new_tokens=64,
                       optim=OptimConfig(peak_lr=2e-4, final_lr_fraction=1.0)),

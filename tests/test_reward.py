@@ -155,6 +155,19 @@ def test_the_head_hangs_on_the_seed_alone():
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
+def test_blocks_on_top_change_nothing_until_they_learn(tmp_path):
+    body = Transformer(CONFIG)
+    shallow, deep = reward.fresh(body, 0).eval(), reward.fresh(body, 0, extra_layers=2).eval()
+    deep.head.load_state_dict(shallow.head.state_dict())
+    rows = [[3, 4, 5], [6, 7]]
+    assert reward.scores(deep, rows) == reward.scores(shallow, rows)
+    assert [len(m.body.layers) for m in (shallow, deep)] == [CONFIG.n_layers, CONFIG.n_layers + 2]
+    reward.ranking_loss(deep(packed(rows[:1], 16)), deep(packed(rows[1:], 16))).backward()
+    assert all(block.feed_forward.w2.weight.grad.any() for block in deep.body.layers[-2:])
+    reward.save(tmp_path, deep)
+    assert reward.scores(reward.load(tmp_path), rows) == reward.scores(deep, rows)
+
+
 def test_pairs_graded_unsure_are_left_out_when_the_recipe_says_so(tmp_path):
     """Of two comparisons one is unsure: a batch of one pair then makes one step in place of two."""
     tokenizer = Tokenizer.train(["[INST] Hi. [/INST] Ho. Hm."] * 9, 280, tmp_path / "t.model")

@@ -11,8 +11,9 @@ The body starts from a chat model, so that "the reward model knows what the chat
 score cannot say "helpful, but not safe". In the paper the helpfulness model learns from all helpfulness pairs and as many
 others, the safety model from all safety pairs and a tenth of helpfulness ones; the preset toy takes a tenth of others both
 times, since it has no public pairs, and leaves out pairs graded "negligibly better or unsure": those labels are near coin
-tosses, and its time is better spent on others. Left out: public data sets in the mixes (`text.comparisons.read` reads
-them), several turns.
+tosses, and its time is better spent on others. It also puts two blocks on top of the body (`extra_layers`): four layers that
+predict the next token leave none to weigh what was said. Left out: public data sets in the mixes (`text.comparisons.read`
+reads them), several turns.
 
 `run` leaves runs/<preset>/reward: helpfulness/ and safety/, each with a body, a head and metrics.jsonl.
 """
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -209,7 +210,7 @@ def _train_both(recipe: Recipe, chat: Path, preferences: Path, folder: Path) -> 
     mixes = {HELPFULNESS: (mix(helpful, safety, config.other_share, recipe.seed), 0.0),
              SAFETY: (mix(safety, helpful, config.helpful_share, recipe.seed), config.safety_weight)}
     for side, (comparisons, weight) in mixes.items():
-        model = fresh(checkpoint.load_model(chat), recipe.seed)
+        model = fresh(checkpoint.load_model(chat), recipe.seed, config.extra_layers)
         history = train(model, tokenizer, comparisons, config, recipe.seed, runtime=recipe.runtime, safety_weight=weight,
                         title=f"{side} reward")
         save(folder / side, model)
@@ -217,11 +218,22 @@ def _train_both(recipe: Recipe, chat: Path, preferences: Path, folder: Path) -> 
     shutil.copy(chat / "tokenizer.model", folder / "tokenizer.model")
 
 
-def fresh(body: Transformer, seed: int) -> RewardModel:
-    """An untrained reward model on `body`, its head drawn by the seed."""
+def fresh(body: Transformer, seed: int, extra_layers: int = 0) -> RewardModel:
+    """An untrained reward model on `body` with so many more blocks on top; its head and they are drawn by the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return RewardModel(body)
+        return RewardModel(deepened(body, extra_layers) if extra_layers else body)
+
+
+def deepened(body: Transformer, extra_layers: int) -> Transformer:
+    """A copy of `body` with more blocks on top. They add nothing at first: their output matrices are 0."""
+    n_layers = body.config.n_layers
+    deeper = Transformer(replace(body.config, n_layers=n_layers + extra_layers))
+    deeper.load_state_dict({**deeper.state_dict(), **body.state_dict()})
+    for block in deeper.layers[n_layers:]:
+        nn.init.zeros_(block.attention.wo.weight)
+        nn.init.zeros_(block.feed_forward.w2.weight)
+    return deeper
 
 
 def save(folder: Path, model: RewardModel) -> None:
