@@ -192,12 +192,12 @@ class RewardConfig:
     helpful_share: float = 0.1         # of the safety model's mix
     epochs: int = 1
     unsure: bool = True                # learn from pairs graded "negligibly better or unsure" too
-    extra_layers: int = 0              # blocks on top of the chat model's body: a body of four layers has none to spare
+    judge_layers: int = 0              # 0 trains the whole chat model; more freeze it and put so many blocks on top
 
     def __post_init__(self) -> None:
         require(self.batch_pairs >= 1, f"reward.batch_pairs must be at least 1, got {self.batch_pairs}")
         require(self.epochs >= 1, f"reward.epochs must be at least 1, got {self.epochs}")
-        require(self.extra_layers >= 0, f"reward.extra_layers must not be negative, got {self.extra_layers}")
+        require(self.judge_layers >= 0, f"reward.judge_layers must not be negative, got {self.judge_layers}")
         require(self.margins in ("none", "small", "large"),
                 f"reward.margins must be none, small or large, got {self.margins!r}")
         require(self.safety_weight >= 0, f"reward.safety_weight must not be negative, got {self.safety_weight}")
@@ -252,6 +252,20 @@ class PPOConfig:
 
 
 @dataclass(frozen=True)
+class RLHFConfig:
+    """What each of the versions sees (section 3.2.3). The paper is silent on all of it but `bag_from`."""
+    prompts: int                       # of rejection sampling
+    batch: PreferencesConfig           # the preferences collected from each version
+    bag_from: int = 4                  # the first version that learns from the winners of all rounds, not of its own alone
+    safety: float = 0.02               # share of safety demonstrations
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "bag_from"):
+            require(getattr(self, name) >= 1, f"rlhf.{name} must be at least 1, got {getattr(self, name)}")
+        require(0 <= self.safety <= 1, f"rlhf.safety is a share in 0…1, got {self.safety}")
+
+
+@dataclass(frozen=True)
 class RuntimeConfig:
     """How the arithmetic is done; nothing here changes what is computed."""
     precision: str = "auto"    # auto: bf16 autocast where this processor is faster with it; else float32 or bfloat16
@@ -274,6 +288,7 @@ class Recipe:
     reward: RewardConfig
     rejection: RejectionConfig
     ppo: PPOConfig
+    rlhf: RLHFConfig
     world: WorldConfig = field(default_factory=WorldConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -300,11 +315,12 @@ def toy() -> Recipe:
         variant=SFTConfig(demonstrations=2_000, epochs=2, batch_size=4, seq_len=384, noise=0.2, safety=0.002,
                           optim=OptimConfig(peak_lr=5e-4, warmup_steps=10)),
         preferences=PreferencesConfig(helpfulness=26_000, safety=4_000, temperatures=(0.8, 1.1)),
-        reward=RewardConfig(batch_pairs=32, optim=OptimConfig(peak_lr=1e-3, warmup_steps=5), other_share=0.1,
-                            unsure=False, extra_layers=2),
+        reward=RewardConfig(batch_pairs=32, optim=OptimConfig(peak_lr=2e-3, warmup_steps=5), other_share=0.1,
+                            unsure=False, judge_layers=2),
         rejection=RejectionConfig(samples=16),
         ppo=PPOConfig(iterations=25, batch=256, minibatch=64, beta=0.05, max_new_tokens=64,
                       optim=OptimConfig(peak_lr=2e-4, final_lr_fraction=1.0)),
+        rlhf=RLHFConfig(prompts=800, batch=PreferencesConfig(helpfulness=2_500, safety=500, temperatures=(0.8, 1.1))),
     )
 
 
@@ -326,6 +342,7 @@ def small() -> Recipe:
         rejection=RejectionConfig(samples=16),
         ppo=PPOConfig(iterations=200, batch=512, minibatch=64, beta=0.02, max_new_tokens=256,
                       optim=OptimConfig(peak_lr=1e-5, final_lr_fraction=1.0)),
+        rlhf=RLHFConfig(prompts=10_000, batch=PreferencesConfig(helpfulness=20_000, safety=6_000)),
     )
 
 
@@ -349,6 +366,8 @@ def _llama2(name: str, peak_lr: float, reward_lr: float = 1e-5, beta: float = 0.
         rejection=RejectionConfig(samples=20),
         ppo=PPOConfig(iterations=400, batch=512, minibatch=64, beta=beta, max_new_tokens=1024,
                       optim=OptimConfig(peak_lr=1e-6, final_lr_fraction=1.0)),
+        rlhf=RLHFConfig(prompts=100_000, safety=0.1,                          # fourteen batches in all: Table 26
+                        batch=PreferencesConfig(helpfulness=50_646, safety=50_646, off_topic=0.0)),
         runtime=RuntimeConfig(precision="bfloat16", compile=True),
     )
 

@@ -1,4 +1,5 @@
 """Reward models: losses by hand, scores that padding and neighbours cannot change, and a preference that can be learned."""
+import copy
 import dataclasses
 import math
 
@@ -155,17 +156,25 @@ def test_the_head_hangs_on_the_seed_alone():
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
-def test_blocks_on_top_change_nothing_until_they_learn(tmp_path):
-    body = Transformer(CONFIG)
-    shallow, deep = reward.fresh(body, 0).eval(), reward.fresh(body, 0, extra_layers=2).eval()
-    deep.head.load_state_dict(shallow.head.state_dict())
-    rows = [[3, 4, 5], [6, 7]]
-    assert reward.scores(deep, rows) == reward.scores(shallow, rows)
-    assert [len(m.body.layers) for m in (shallow, deep)] == [CONFIG.n_layers, CONFIG.n_layers + 2]
-    reward.ranking_loss(deep(packed(rows[:1], 16)), deep(packed(rows[1:], 16))).backward()
-    assert all(block.feed_forward.w2.weight.grad.any() for block in deep.body.layers[-2:])
-    reward.save(tmp_path, deep)
-    assert reward.scores(reward.load(tmp_path), rows) == reward.scores(deep, rows)
+def test_a_judge_learns_and_the_body_beneath_it_stays(tmp_path):
+    model = reward.fresh(Transformer(CONFIG), 0, judge_layers=2)
+    before, rows = copy.deepcopy(model.body.state_dict()), [[3, 4, 5], [6, 7]]
+    reward.ranking_loss(model(packed(rows[:1], 16)), model(packed(rows[1:], 16))).backward()
+    assert all(p.grad is None for p in model.body.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in (*model.judge.parameters(), *model.head.parameters()))
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1).step()
+    assert all(torch.equal(t, before[name]) for name, t in model.body.state_dict().items())
+    reward.save(tmp_path, model.eval())
+    assert reward.scores(reward.load(tmp_path), rows) == reward.scores(model, rows)
+
+
+def test_surprise_is_the_body_s_own_loss_of_each_token_and_does_not_cross_sequences():
+    body, rows = Transformer(CONFIG).eval(), packed([[3, 4, 5], [6, 7]], 16)
+    found = reward.surprise(body, body.hidden(rows.tokens_RT, rows.positions_RT, rows.segments_RT), rows)
+    for ids, last in zip(([3, 4, 5], [6, 7]), rows.last_N.tolist(), strict=True):
+        logits = body(torch.tensor([ids]))[0, :-1]
+        own = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none").clamp(max=8)
+        assert torch.allclose(found.flatten()[last - len(ids) + 1:last + 1], torch.cat([torch.zeros(1), own]), atol=1e-5)
 
 
 def test_pairs_graded_unsure_are_left_out_when_the_recipe_says_so(tmp_path):

@@ -51,7 +51,7 @@ class Bench:
     def trained(self, pairs: Sequence[Comparison], *, body: Transformer | None = None, safety_weight: float = 0.0,
                 **changes: object) -> RewardModel:
         """A reward model on `pairs`, from the chat model or another body; `changes` are fields of RewardConfig."""
-        model = reward.fresh(copy.deepcopy(body or self.chat), self.recipe.seed, self.recipe.reward.extra_layers)
+        model = reward.fresh(copy.deepcopy(body or self.chat), self.recipe.seed, self.recipe.reward.judge_layers)
         reward.train(model, self.tokenizer, pairs, replace(self.recipe.reward, **changes), self.recipe.seed,
                      runtime=self.recipe.runtime, safety_weight=safety_weight)
         return model.eval()

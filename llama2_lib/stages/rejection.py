@@ -3,24 +3,27 @@
     for each prompt x:  y_1 … y_K ~ π(· | x),  y* = argmax_k R(x, y_k);      then fine-tune on the pairs (x, y*)
 
 The winners are ordinary demonstrations: `sft` learns from them with its usual loss, each version from the base model again.
-A `Bag` holds the winners of every round. In the paper rounds up to the third learned from the last round's winners alone,
-and lost abilities such as rhyming; later ones learned from the best of all earlier rounds, and did not. Smaller models learn
-from the winners of the largest (distillation). The paper is silent on K, temperature and number of prompts.
+In the paper rounds up to the third learned from the last round's winners alone, and lost abilities such as rhyming; later
+ones learned from the best of all earlier rounds, and did not (`rlhf` has both). Smaller models learn from the winners of the
+largest (distillation). The paper is silent on K, temperature and number of prompts.
 
 This stage knows neither reward model nor fine-tuning: it takes a function that scores dialogues. Left out: more than one
 winner a prompt, a threshold below which no reply is good enough.
 """
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from llama2_lib.config import RejectionConfig, require
 from llama2_lib.model.replies import Scorer, answered, as_dialog, sample
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.text.chat import Dialog, render
+from llama2_lib.text.chat import Dialog, Message, render
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.dialogs import Prompt
 
@@ -46,21 +49,16 @@ class Candidates:
                 np.array([np.median(self.scores_NK[:, :k], axis=1).mean() for k in range(1, K + 1)]))
 
     def winners(self) -> list[Winner]:
-        """The best reply to each prompt, with its score."""
-        return [Winner(p, reply, float(row.max()))
-                for p, reply, row in zip(self.prompts, self.best(), self.scores_NK, strict=True)]
+        """The best reply to each prompt, with its score; prompts without a single whole reply are left out."""
+        return [Winner(answered(p, reply), float(row.max()))
+                for p, reply, row in zip(self.prompts, self.best(), self.scores_NK, strict=True) if np.isfinite(row.max())]
 
 
 @dataclass(frozen=True)
 class Winner:
-    """A prompt and the best reply it got."""
-    prompt: Prompt
-    reply: str
+    """A prompt with the best reply it got, as a dialogue to learn from."""
+    dialogue: Dialog
     score: float
-
-    def demonstration(self) -> Dialog:
-        """As fine-tuning takes it."""
-        return answered(self.prompt, self.reply)
 
 
 def candidates(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[Prompt], scorer: Scorer, samples: int,
@@ -84,24 +82,18 @@ def candidates(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[Promp
 def select(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[Prompt], scorer: Scorer, config: RejectionConfig,
            seed: int) -> list[Winner]:
     """One round: the best of config.samples replies to each prompt; prompts without a single whole reply are left out."""
-    found = candidates(model, tokenizer, prompts, scorer, config.samples, config.temperature, seed)
-    return [w for w in found.winners() if np.isfinite(w.score)]
+    return candidates(model, tokenizer, prompts, scorer, config.samples, config.temperature, seed).winners()
 
 
-@dataclass
-class Bag:
-    """The winners of all rounds so far, oldest first."""
-    rounds: list[list[Winner]] = field(default_factory=list)
+# ------------------------------------------------------------------------------------------------------------------- files
 
-    def add(self, winners: Sequence[Winner]) -> None:
-        self.rounds.append(list(winners))
+def write(path: str | os.PathLike, winners: Sequence[Winner]) -> None:
+    """Write winners as JSONL: the messages of each dialogue and the score."""
+    lines = (json.dumps({"messages": [vars(m) for m in w.dialogue], "score": w.score}, ensure_ascii=False) for w in winners)
+    Path(path).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
-    def last(self) -> list[Winner]:
-        """The winners of the newest round alone, as up to RLHF-V3. ValueError for an empty bag."""
-        require(len(self.rounds) > 0, "the bag is empty: no round was sampled yet")
-        return list(self.rounds[-1])
 
-    def all(self) -> list[Winner]:
-        """The winners of every round, as from RLHF-V4 on: what an earlier round could do is not forgotten."""
-        require(len(self.rounds) > 0, "the bag is empty: no round was sampled yet")
-        return [w for winners in self.rounds for w in winners]
+def read(path: str | os.PathLike) -> list[Winner]:
+    """The winners that `write` wrote."""
+    records = map(json.loads, Path(path).read_text(encoding="utf-8").splitlines())
+    return [Winner(tuple(Message(**m) for m in r["messages"]), r["score"]) for r in records]

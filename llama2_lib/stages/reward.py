@@ -9,18 +9,20 @@ whole reply has been seen. One forward pass scores chosen and rejected together,
 
 The body starts from a chat model, so that "the reward model knows what the chat model knows". There are two, since one
 score cannot say "helpful, but not safe". In the paper the helpfulness model learns from all helpfulness pairs and as many
-others, the safety model from all safety pairs and a tenth of helpfulness ones; the preset toy takes a tenth of others both
-times, since it has no public pairs, and leaves out pairs graded "negligibly better or unsure": those labels are near coin
-tosses, and its time is better spent on others. It also puts two blocks on top of the body (`extra_layers`): four layers that
-predict the next token leave none to weigh what was said. Left out: public data sets in the mixes (`text.comparisons.read`
-reads them), several turns.
+others, the safety model from all safety pairs and a tenth of helpfulness ones.
+
+The preset toy differs in four ways, for want of size. It takes a tenth of others both times, having no public pairs. It
+leaves out pairs graded "negligibly better or unsure", whose labels are near coin tosses. Its body is frozen: four layers
+trained on comparisons learn these by heart and forget what they knew. And since four layers that foresee the next token
+leave none to notice that another one came, a `Judge` of a few blocks on top sees the surprise of each token under the
+body. Left out: public data sets in the mixes (`text.comparisons.read` reads them), several turns.
 
 `run` leaves runs/<preset>/reward: helpfulness/ and safety/, each with a body, a head and metrics.jsonl.
 """
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,24 +31,27 @@ from random import Random
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llama2_lib.config import Recipe, RewardConfig, RuntimeConfig, require
-from llama2_lib.model.transformer import ScalarHead, Transformer
+from llama2_lib.config import ModelConfig, Recipe, RewardConfig, RuntimeConfig, require
+from llama2_lib.model.logprobs import token_logprobs
+from llama2_lib.model.transformer import RMSNorm, Rope, ScalarHead, Transformer, attention_bias
 from llama2_lib.text import comparisons as files
 from llama2_lib.text.batching import Loader, Movable, Packed, packed
 from llama2_lib.text.chat import Dialog, render
 from llama2_lib.text.comparisons import Comparison
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint, trainer
-from llama2_lib.world.annotators import BOTH_SAFE, BOTH_UNSAFE, CHOSEN_SAFE, GRADES, HELPFULNESS, SAFETY, SIDES
+from llama2_lib.world.annotators import BOTH_SAFE, BOTH_UNSAFE, CHOSEN_SAFE, GRADES, SIDES
 
 # Table 27: the margin of each grade, from "significantly better" down.
 MARGINS: dict[str, tuple[float, ...]] = {"none": (0, 0, 0, 0), "small": (1, 2 / 3, 1 / 3, 0), "large": (3, 2, 1, 0)}
 NO_LABEL = -1.0       # of a reply without a safety label
 LABELS = {CHOSEN_SAFE: (1.0, 0.0), BOTH_SAFE: (1.0, 1.0), BOTH_UNSAFE: (0.0, 0.0), "": (NO_LABEL, NO_LABEL)}
 HEAD = "head.safetensors"
+MOST_SURPRISE = 8.0   # nats: a typing error is as bad as nonsense
 
 
 def margin_of(grade: str, margins: str = "small") -> float:
@@ -74,17 +79,48 @@ def safety_loss(scores_N: Tensor, safe_N: Tensor) -> Tensor:
 
 
 class RewardModel(nn.Module):
-    """A Transformer's body with a ScalarHead. The body's output matrix stays unused, so that it loads as a chat model."""
+    """A Transformer's body with a ScalarHead. The body's output matrix stays as it is, so that it loads as a chat model.
 
-    def __init__(self, body: Transformer) -> None:
+    judge_layers: 0 trains the whole body, as in the paper. More freeze it, and put a `Judge` of so many blocks on top.
+    """
+
+    def __init__(self, body: Transformer, judge_layers: int = 0) -> None:
         super().__init__()
         self.body, self.head = body, ScalarHead(body.config.dim)
+        self.judge = Judge(body.config, judge_layers) if judge_layers else None
         self.body.output.requires_grad_(False)
+        if self.judge is not None:
+            self.body.requires_grad_(False)
 
     def forward(self, rows: Packed) -> Tensor:
         """The score of each packed sequence, (N,), read at its last token; sequences do not see each other."""
         h_RTD = self.body.hidden(rows.tokens_RT, rows.positions_RT, rows.segments_RT)
+        if self.judge is not None:
+            h_RTD = self.judge(h_RTD, surprise(self.body, h_RTD, rows), rows, self.body.rope(rows.positions_RT))
         return self.head(h_RTD.flatten(0, 1)[rows.last_N])
+
+
+def surprise(body: Transformer, h_RTD: Tensor, rows: Packed) -> Tensor:
+    """−log p of each token under `body`, whose hidden states are h_RTD, in nats, (R, T); 0 for a sequence's first."""
+    logprobs_RT = token_logprobs(body.output(h_RTD[:, :-1]).float(), rows.tokens_RT[:, 1:])
+    return F.pad(-logprobs_RT, (1, 0)).masked_fill(rows.positions_RT == 0, 0.0).clamp(max=MOST_SURPRISE)
+
+
+class Judge(nn.Module):
+    """Blocks that weigh what a frozen model read: its hidden states, and how much each token surprised it."""
+
+    def __init__(self, config: ModelConfig, layers: int) -> None:
+        super().__init__()
+        self.blocks = Transformer(replace(config, n_layers=layers)).layers
+        self.surprise = nn.Parameter(torch.zeros(config.dim))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+
+    def forward(self, h_RTD: Tensor, surprise_RT: Tensor, rows: Packed, rope: Rope) -> Tensor:
+        bias_RTT = attention_bias(0, h_RTD.shape[1], rows.segments_RT, h_RTD.device)
+        h_RTD = h_RTD + surprise_RT[..., None] * self.surprise
+        for block in self.blocks:
+            h_RTD = block(h_RTD, rope, bias_RTT)
+        return self.norm(h_RTD)
 
 
 @dataclass(frozen=True)
@@ -200,50 +236,51 @@ def run(recipe: Recipe, workdir: Path) -> Rewards:
     key = checkpoint.fingerprint("reward", recipe.reward, recipe.seed, *map(checkpoint.artifact_key, sources))
     folder = checkpoint.artifact(workdir / "reward", key, lambda tmp: _train_both(recipe, *sources, tmp))
     history = {side: checkpoint.read_metrics(folder / side) for side in SIDES}
-    return Rewards(folder, *(load(folder / side) for side in SIDES), Tokenizer.load(folder / "tokenizer.model"), history)
+    return Rewards(folder, **load_both(folder), tokenizer=Tokenizer.load(folder / "tokenizer.model"), history=history)
 
 
 def _train_both(recipe: Recipe, chat: Path, preferences: Path, folder: Path) -> None:
     tokenizer, config = Tokenizer.load(chat / "tokenizer.model"), recipe.reward
+    models = {side: fresh(checkpoint.load_model(chat), recipe.seed, config.judge_layers) for side in SIDES}
     collected = {side: files.read(preferences / f"{side}.jsonl") for side in SIDES}
-    helpful, safety = collected[HELPFULNESS], collected[SAFETY]
-    mixes = {HELPFULNESS: (mix(helpful, safety, config.other_share, recipe.seed), 0.0),
-             SAFETY: (mix(safety, helpful, config.helpful_share, recipe.seed), config.safety_weight)}
-    for side, (comparisons, weight) in mixes.items():
-        model = fresh(checkpoint.load_model(chat), recipe.seed, config.extra_layers)
-        history = train(model, tokenizer, comparisons, config, recipe.seed, runtime=recipe.runtime, safety_weight=weight,
-                        title=f"{side} reward")
-        save(folder / side, model)
+    for side, history in train_both(models, tokenizer, collected, config, recipe.seed, recipe.runtime).items():
+        save(folder / side, models[side])
         checkpoint.write_metrics(folder / side, history)
     shutil.copy(chat / "tokenizer.model", folder / "tokenizer.model")
 
 
-def fresh(body: Transformer, seed: int, extra_layers: int = 0) -> RewardModel:
-    """An untrained reward model on `body` with so many more blocks on top; its head and they are drawn by the seed."""
+def train_both(models: Mapping[str, RewardModel], tokenizer: Tokenizer, collected: Mapping[str, Sequence[Comparison]],
+               config: RewardConfig, seed: int, runtime: RuntimeConfig | None = None) -> dict[str, list[dict]]:
+    """Train both models in place, each on its own pairs and its share of the other's; the records of the steps come back."""
+    shares, weights = (config.other_share, config.helpful_share), (0.0, config.safety_weight)
+    return {side: train(models[side], tokenizer, mix(collected[side], collected[other], share, seed), config, seed,
+                        runtime=runtime, safety_weight=weight, title=f"{side} reward")
+            for side, other, share, weight in zip(SIDES, SIDES[::-1], shares, weights, strict=True)}
+
+
+def fresh(body: Transformer, seed: int, judge_layers: int = 0) -> RewardModel:
+    """An untrained reward model on `body`; all that is new in it is drawn by the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return RewardModel(deepened(body, extra_layers) if extra_layers else body)
-
-
-def deepened(body: Transformer, extra_layers: int) -> Transformer:
-    """A copy of `body` with more blocks on top. They add nothing at first: their output matrices are 0."""
-    n_layers = body.config.n_layers
-    deeper = Transformer(replace(body.config, n_layers=n_layers + extra_layers))
-    deeper.load_state_dict({**deeper.state_dict(), **body.state_dict()})
-    for block in deeper.layers[n_layers:]:
-        nn.init.zeros_(block.attention.wo.weight)
-        nn.init.zeros_(block.feed_forward.w2.weight)
-    return deeper
+        return RewardModel(body, judge_layers)
 
 
 def save(folder: Path, model: RewardModel) -> None:
-    """Write the body as a chat model is written, and the head beside it."""
+    """Write the body as a chat model is written, and what sits on it beside it."""
     checkpoint.save_model(folder, model.body)
-    save_file({"out.weight": model.head.out.weight.detach().clone()}, folder / HEAD)
+    new = {name: t.detach().contiguous().clone() for name, t in model.state_dict().items() if not name.startswith("body.")}
+    save_file(new, folder / HEAD, {"judge_layers": str(len(model.judge.blocks) if model.judge is not None else 0)})
 
 
 def load(folder: Path) -> RewardModel:
     """The reward model that `save` wrote."""
-    model = RewardModel(checkpoint.load_model(folder))
-    model.head.load_state_dict(load_file(folder / HEAD))
+    body = checkpoint.load_model(folder)
+    with safe_open(folder / HEAD, "pt") as file:
+        model = RewardModel(body, int(file.metadata()["judge_layers"]))
+    model.load_state_dict({**{f"body.{name}": t for name, t in body.state_dict().items()}, **load_file(folder / HEAD)})
     return model.eval()
+
+
+def load_both(folder: Path) -> dict[str, RewardModel]:
+    """The reward models of both sides that lie in `folder`."""
+    return {side: load(folder / side) for side in SIDES}

@@ -1,7 +1,7 @@
 """The road from a web page to a chat model: which stage needs which, and where its files lie.
 
-A stage never imports a stage. This file alone knows their order: `build` runs what a stage needs, then the stage. Each
-stage leaves at once if its artifact is already there, made from the same settings and the same inputs.
+A stage imports no other, but for `rlhf`, which is a loop over stages. This file knows their order: `build` runs what a stage
+needs, then the stage. Each leaves at once if its artifact is already there, made from the same settings and inputs.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llama2_lib.config import Recipe, require
-from llama2_lib.stages import corpus, preferences, pretrain, reward, sft
+from llama2_lib.stages import corpus, preferences, pretrain, reward, rlhf, sft
 
 PROJECT = Path(__file__).resolve().parents[2]
 STAGES: dict[str, tuple[Callable[[Recipe, Path], Any], tuple[str, ...]]] = {
@@ -21,6 +21,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], Any], tuple[str, ...]]] = {
     "variant": (partial(sft.run, name="variant"), ("pretrain",)),
     "preferences": (preferences.run, ("sft", "variant")),
     "reward": (reward.run, ("preferences",)),
+    "rlhf": (rlhf.run, ("reward",)),
 }
 
 
