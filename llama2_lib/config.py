@@ -257,7 +257,7 @@ class RLHFConfig:
     prompts: int                       # of rejection sampling
     batch: PreferencesConfig           # the preferences collected from each version
     bag_from: int = 4                  # the first version that learns from the winners of all rounds, not of its own alone
-    safety: float = 0.02               # share of safety demonstrations
+    safety: float = 0.02               # share of safety demonstrations in the fine-tuning that comes first
 
     def __post_init__(self) -> None:
         for name in ("prompts", "bag_from"):
@@ -317,10 +317,11 @@ def toy() -> Recipe:
         preferences=PreferencesConfig(helpfulness=26_000, safety=4_000, temperatures=(0.8, 1.1)),
         reward=RewardConfig(batch_pairs=32, optim=OptimConfig(peak_lr=2e-3, warmup_steps=5), other_share=0.1,
                             unsure=False, judge_layers=2),
-        rejection=RejectionConfig(samples=16),
-        ppo=PPOConfig(iterations=25, batch=256, minibatch=64, beta=0.05, max_new_tokens=64,
-                      optim=OptimConfig(peak_lr=2e-4, final_lr_fraction=1.0)),
-        rlhf=RLHFConfig(prompts=800, batch=PreferencesConfig(helpfulness=2_500, safety=500, temperatures=(0.8, 1.1))),
+        rejection=RejectionConfig(samples=8),
+        ppo=PPOConfig(iterations=25, batch=512, minibatch=64, beta=0.05, max_new_tokens=64, lam=1.0, value_weight=0.5,
+                      optim=OptimConfig(peak_lr=1e-4, final_lr_fraction=1.0)),
+        rlhf=RLHFConfig(prompts=1_200, batch=PreferencesConfig(helpfulness=1_600, safety=500, temperatures=(0.8, 1.1)),
+                        bag_from=1),
     )
 
 

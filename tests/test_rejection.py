@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama2_lib.config import RejectionConfig
-from llama2_lib.model.replies import Reply
+from llama2_lib.model.replies import Reply, answered
 from llama2_lib.stages import rejection
 from llama2_lib.text.chat import dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
@@ -43,16 +43,14 @@ def by_number(tokenizer):
 def test_the_best_scored_reply_wins(tokenizer, says):
     says()
     winners = rejection.select(None, tokenizer, PROMPTS, by_number(tokenizer), RejectionConfig(samples=5), seed=0)
-    assert [w.reply for w in winners] == ["reply 3"] * 6
-    assert [w.prompt for w in winners] == PROMPTS
-    assert winners[0].demonstration()[-1].content == "reply 3"
+    assert [w.dialogue for w in winners] == [answered(p, "reply 3") for p in PROMPTS]
+    assert {w.score for w in winners} == {0}
 
 
 def test_replies_without_an_end_or_a_word_cannot_win(tokenizer, says):
     says(lambda i, k: Reply("reply 3", False) if k == 3 else Reply("", True) if k == 4 or i == 0 else None)
     winners = rejection.select(None, tokenizer, PROMPTS, by_number(tokenizer), RejectionConfig(samples=5), seed=0)
-    assert {w.reply for w in winners} == {"reply 2"}
-    assert [w.prompt for w in winners] == PROMPTS[1:], "a prompt without a whole reply is left out"
+    assert [w.dialogue for w in winners] == [answered(p, "reply 2") for p in PROMPTS[1:]], "a prompt without a whole reply"
 
 
 def test_best_of_fewer_uses_the_first_ones(tokenizer, says):
@@ -73,15 +71,12 @@ def test_the_maximum_never_falls_with_k_and_starts_at_the_median(rows):
     assert middle[-1] == pytest.approx(np.mean([np.median(r) for r in rows]))
 
 
-def test_the_bag_keeps_every_round_and_knows_the_last():
-    bag = rejection.Bag()
-    for ask in (bag.last, bag.all):
-        with pytest.raises(ValueError, match="the bag is empty"):
-            ask()
-    one, two = [rejection.Winner(PROMPTS[0], "a", 1.0)], [rejection.Winner(PROMPTS[1], "b", 2.0)]
-    bag.add(one)
-    bag.add(two)
-    assert bag.last() == two and bag.all() == one + two
+def test_winners_come_back_from_their_file(tmp_path):
+    rule = next(p for p in prompts(load(), 400, 1) if p.rule)
+    winners = [rejection.Winner(answered(p, "Réponse\n — yes."), 0.5) for p in (*PROMPTS, rule)]
+    rejection.write(tmp_path / "w.jsonl", winners)
+    assert rejection.read(tmp_path / "w.jsonl") == winners
+    assert winners[-1].dialogue[0].role == "system"
 
 
 def test_no_prompts_are_an_error(tokenizer):

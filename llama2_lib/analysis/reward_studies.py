@@ -49,11 +49,17 @@ class Bench:
     data: preferences.Preferences
 
     def trained(self, pairs: Sequence[Comparison], *, body: Transformer | None = None, safety_weight: float = 0.0,
-                **changes: object) -> RewardModel:
-        """A reward model on `pairs`, from the chat model or another body; `changes` are fields of RewardConfig."""
-        model = reward.fresh(copy.deepcopy(body or self.chat), self.recipe.seed, self.recipe.reward.judge_layers)
-        reward.train(model, self.tokenizer, pairs, replace(self.recipe.reward, **changes), self.recipe.seed,
-                     runtime=self.recipe.runtime, safety_weight=safety_weight)
+                surprise: bool = True, **changes: object) -> RewardModel:
+        """A reward model on `pairs`, from the chat model or another body; `changes` are fields of RewardConfig.
+
+        surprise False leaves the judge, where there is one, without the surprise of the tokens.
+        """
+        config = replace(self.recipe.reward, **changes)
+        model = reward.fresh(copy.deepcopy(body or self.chat), self.recipe.seed, config.judge_layers)
+        if model.judge is not None:
+            model.judge.surprise.requires_grad_(surprise)
+        reward.train(model, self.tokenizer, pairs, config, self.recipe.seed, runtime=self.recipe.runtime,
+                     safety_weight=safety_weight)
         return model.eval()
 
     def accuracy(self, model: RewardModel, side: str = HELPFULNESS) -> float:
@@ -99,6 +105,22 @@ def domains_study(b: Bench, models: Mapping[str, RewardModel]) -> Mapping[str, f
         found[f"{side}_over_other"] = found[f"{side}_on_{side}"] - found[f"{other}_on_{side}"]
         found[f"{side}_over_joint"] = found[f"{side}_on_{side}"] - found[f"joint_on_{side}"]
     return found
+
+
+# -------------------------------------------------------------------------------------------------------- the course's own
+
+def readings_study(b: Bench, share: float = 1.0, fresh: Sequence[FreshPair] = ()) -> Mapping[str, float]:
+    """Three ways for a reward to read: a whole body that is trained, as in the paper; a frozen body under a judge; and a
+    judge that also sees each token's surprise. The trained body at 5e-4 (a higher rate spoils it), the others as set."""
+    some, fresh, found = part(b.data.train[HELPFULNESS], share), fresh or b.fresh(), {}
+    slow = replace(b.recipe.reward.optim, peak_lr=5e-4)
+    arms = {"trained_body": {"judge_layers": 0, "optim": slow}, "judge": {"surprise": False}, "judge_and_surprise": {}}
+    for name, changes in arms.items():
+        model = b.trained(some, **changes)
+        found[f"{name}_accuracy"] = b.accuracy(model)
+        found[f"{name}_fresh"] = rewards.gold_order_accuracy(model, b.tokenizer, fresh)[AVERAGE]
+    return found | {"gain_of_the_judge": found["judge_fresh"] - found["trained_body_fresh"],
+                    "gain_of_surprise": found["judge_and_surprise_fresh"] - found["judge_fresh"]}
 
 
 # ---------------------------------------------------------------------------------------------------------- Tables 28 and 29

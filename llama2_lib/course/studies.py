@@ -183,6 +183,16 @@ def fresh_pairs_in_order(seed: int, preset: str) -> Mapping[str, float]:
     return fresh_study(b, models["helpfulness"])
 
 
+@study("B06", place="the course",
+       sentence="A reward model of this size orders fresh replies better if it sees how much each token surprised the chat "
+                "model.",
+       criteria=(Criterion("gain_of_surprise", "above", 0.0, "fresh pairs ordered right, with the surprise minus without"),),
+       notebook="05_reward_modeling", symbol="llama2_lib.analysis.reward_studies.readings_study")
+def ways_of_reading(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.reward_studies import readings_study
+    return readings_study(reward_bench(seed, preset)[0])
+
+
 @study("C09", place="Table 28",
        sentence="A margin that grows with the grade makes a reward model more accurate (on half of the pairs).",
        criteria=(Criterion("gain_small", "above", 0.0, "accuracy with small margins minus without"),),

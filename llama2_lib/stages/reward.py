@@ -43,7 +43,7 @@ from llama2_lib.text.batching import Loader, Movable, Packed, packed
 from llama2_lib.text.chat import Dialog, render
 from llama2_lib.text.comparisons import Comparison
 from llama2_lib.text.tokenizer import Tokenizer
-from llama2_lib.training import checkpoint, trainer
+from llama2_lib.training import checkpoint, precision, trainer
 from llama2_lib.world.annotators import BOTH_SAFE, BOTH_UNSAFE, CHOSEN_SAFE, GRADES, SIDES
 
 # Table 27: the margin of each grade, from "significantly better" down.
@@ -180,20 +180,25 @@ def reward_loss(model: RewardModel, batch: PairBatch, safety_weight: float = 0.0
 
 
 @torch.no_grad()
-def scores(model: RewardModel, rows: Sequence[list[int]], batch_size: int = 256) -> list[float]:
-    """The score of each row of ids, before any sigmoid. ValueError for an empty row: it has no last token to score."""
+def scores(model: RewardModel, rows: Sequence[list[int]], batch_size: int = 256,
+           dtype: torch.dtype = torch.float32) -> list[float]:
+    """The score of each row of ids, before any sigmoid; equal rows are read once.
+
+    dtype bfloat16 computes matrix products in it. ValueError for an empty row: it has no last token to score.
+    """
     for i, ids in enumerate(rows):
         require(len(ids) > 0, f"row {i} is empty: it has no last token to score")
     was_training, context = model.training, model.body.config.max_seq_len
+    device = model.head.out.weight.device
     model.eval()
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    found = [0.0] * len(rows)
+    found: dict[tuple[int, ...], float] = {}
+    order = sorted({tuple(ids) for ids in rows}, key=len)
     for start in range(0, len(order), batch_size):
         chosen = order[start:start + batch_size]
-        for i, value in zip(chosen, model(packed([rows[i] for i in chosen], context)).tolist(), strict=True):
-            found[i] = value
+        with precision.autocast(device.type, dtype):
+            found.update(zip(chosen, model(packed(chosen, context).to(device)).tolist(), strict=True))
     model.train(was_training)
-    return found
+    return [found[tuple(ids)] for ids in rows]
 
 
 def dialogue_scores(model: RewardModel, tokenizer: Tokenizer, dialogues: Sequence[Dialog]) -> list[float]:
