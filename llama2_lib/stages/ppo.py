@@ -298,8 +298,8 @@ def train(policy: Transformer, tokenizer: Tokenizer, prompts: Iterator[Prompt], 
     """Train `policy` in place; one record an iteration comes back, and the policy is the best one on `held_out`.
 
     Every config.evaluate_every iterations the policy answers the held-out prompts; when its mean score has not risen for
-    config.patience evaluations, training stops. `on_iteration(record, rollouts)` may look and add to the record. ValueError
-    if the prompts run out.
+    config.patience evaluations, training stops. Without held-out prompts it never does, and the policy is the last one.
+    `on_iteration(record, rollouts)` may look and add to the record. ValueError if the prompts run out.
     """
     dtype = precision.choose((runtime or RuntimeConfig()).precision, next(policy.parameters()).device.type).dtype
     reference, history = copy.deepcopy(policy).eval().requires_grad_(False), []
@@ -316,19 +316,22 @@ def train(policy: Transformer, tokenizer: Tokenizer, prompts: Iterator[Prompt], 
             record = {"iteration": i + 1, **health_of(rollouts), "lr": lr,
                       **learn(model, optimizer, rollouts, config, lr, generator, dtype, i)}
             history.append(record)
-            if (i + 1) % config.evaluate_every == 0 or i + 1 == config.iterations:
+            if held_out and ((i + 1) % config.evaluate_every == 0 or i + 1 == config.iterations):
                 record["held_out"] = _held_out_score(policy, tokenizer, held_out, scorer, config, seed)
                 if record["held_out"] > best[0]:
                     best = (record["held_out"], i + 1, copy.deepcopy(policy.state_dict()))
             if on_iteration is not None:
                 on_iteration(record, rollouts)
-            if i + 1 - best[1] >= config.patience * config.evaluate_every:
+            if held_out and i + 1 - best[1] >= config.patience * config.evaluate_every:
                 break
-    policy.load_state_dict(best[2])
+    if held_out:
+        policy.load_state_dict(best[2])
     return history
 
 
 def _held_out_score(policy: Transformer, tokenizer: Tokenizer, held_out: Sequence[Prompt], scorer: Scorer, config: PPOConfig,
                     seed: int) -> float:
+    if not held_out:
+        return -math.inf
     dialogues, _, _ = sample(policy, tokenizer, held_out, config, seed)
     return torch.as_tensor(scorer(held_out, dialogues), dtype=torch.float32).mean().item()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,14 +69,21 @@ def candidates(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[Promp
     """
     require(len(prompts) > 0, "there is no prompt")
     said = sample(model, tokenizer, [as_dialog(p) for p in prompts], temperature, seed, copies=samples)
-    owners = [p for p in prompts for _ in range(samples)]
-    whole = [i for i, r in enumerate(said) if r.finished and r.text]
-    scores_N = np.full(len(said), -np.inf)
-    if whole:
-        ids = [render(answered(owners[i], said[i].text), tokenizer)[0] for i in whole]
-        scores_N[whole] = scorer([owners[i] for i in whole], ids)
     rows = [[r.text for r in said[i:i + samples]] for i in range(0, len(said), samples)]
-    return Candidates(list(prompts), rows, scores_N.reshape(len(prompts), samples))
+    whole_N = np.array([r.finished and bool(r.text) for r in said])
+    unscored = Candidates(list(prompts), rows, np.where(whole_N, 0.0, -np.inf).reshape(len(prompts), samples))
+    return rescored(unscored, tokenizer, scorer)
+
+
+def rescored(found: Candidates, tokenizer: Tokenizer, scorer: Scorer) -> Candidates:
+    """The same replies with the scores of another scorer; those that could not win still cannot."""
+    whole = [(i, k) for i, k in zip(*np.nonzero(np.isfinite(found.scores_NK)), strict=True)]
+    scores_NK = np.full(found.scores_NK.shape, -np.inf)
+    if whole:
+        owners = [found.prompts[i] for i, _ in whole]
+        ids = [render(answered(found.prompts[i], found.replies[i][k]), tokenizer)[0] for i, k in whole]
+        scores_NK[tuple(zip(*whole, strict=True))] = scorer(owners, ids)
+    return replace(found, scores_NK=scores_NK)
 
 
 def select(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[Prompt], scorer: Scorer, config: RejectionConfig,
