@@ -110,7 +110,7 @@ def whole(scorer: Scorer) -> Scorer:
 
 def temperature_study(versions: Mapping[str, Version], judge: Scorer, world: World, seed: int, asked: int = 200,
                       samples: int = 16,
-                      temperatures: Sequence[float] = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)) -> Mapping[str, float]:
+                      temperatures: Sequence[float] = (0.6, 0.8, 1.0, 1.2, 1.4)) -> Mapping[str, float]:
     """Figure 8: the mean best-of-K reward at each temperature, for each version, by one and the same judge."""
     asked_N, found = list(islice(rlhf.asked(world, seed + 72), asked)), {}
     for name, v in versions.items():
@@ -194,14 +194,34 @@ def versions_study(versions: Sequence[Version], world: World, seed: int, count: 
     return numbers
 
 
+def win_rates(versions: Sequence[Version], world: World, recipe: Recipe, count: int = 600) -> Mapping[str, float]:
+    """Figure 11 by the last version's rewards: how often each version's reply beats the first version's, half for a draw."""
+    judge, first, found = rlhf.scorer(versions[-1].rewards, recipe.runtime), versions[0], {}
+    policies = {v.name: v.policy for v in versions[:-1]}
+    if versions[-1].before_ppo is not None:
+        policies[f"{versions[-1].name}_no_ppo"] = versions[-1].before_ppo
+    policies[versions[-1].name] = versions[-1].policy
+    for axis, mix, n in (("helpful", HELPFUL, count), ("safe", UNSAFE, count // 3)):
+        asked = list(prompts(world, n, recipe.seed, mix, TEST))
+        scores = {name: rejection.candidates(policy, first.tokenizer, asked, judge, 1, 1.0, recipe.seed).scores_NK[:, 0]
+                  for name, policy in policies.items()}
+        for name, own in scores.items():
+            against = scores[first.name]
+            found[f"{axis}_{name}"] = float(((own > against) + 0.5 * (own == against)).mean())
+    return found
+
+
+def score_distributions(versions: Sequence[Version], asked: Sequence[Prompt], recipe: Recipe) -> dict[str, np.ndarray]:
+    """The last version's scores, 0 to 1, of one reply of each version to each prompt; 0 for one without an end."""
+    scorer = whole(rlhf.scorer(versions[-1].rewards, recipe.runtime))
+    return {v.name: rejection.candidates(v.policy, v.tokenizer, asked, scorer, 1, 1.0, recipe.seed).scores_NK[:, 0].clip(0)
+            for v in versions}
+
+
 def scores_study(versions: Sequence[Version], world: World, recipe: Recipe, count: int = 600) -> Mapping[str, float]:
     """Figure 20: how many replies of each version the last version's reward models score below LOW."""
     asked = list(islice(rlhf.asked(world, recipe.seed + 74), count))
-    scorer = whole(rlhf.scorer(versions[-1].rewards, recipe.runtime))
-    tail = {}
-    for v in versions:
-        scores = rejection.candidates(v.policy, v.tokenizer, asked, scorer, 1, 1.0, recipe.seed).scores_NK[:, 0]
-        tail[v.name] = float((scores < LOW).mean())
+    tail = {name: float((s < LOW).mean()) for name, s in score_distributions(versions, asked, recipe).items()}
     steps = [b - a for a, b in pairwise(tail.values())]
     return {**{f"below_{name}": share for name, share in tail.items()}, "largest_step": max(steps),
             "change": tail[versions[-1].name] - tail[versions[0].name]}
@@ -264,8 +284,8 @@ def beta_study(policy: Transformer, tokenizer: Tokenizer, world: World, scorer: 
     return found
 
 
-def weak_scorer(recipe: Recipe, share: float = 0.02) -> Scorer:
+def weak_scorer(recipe: Recipe, folder: str | Path = "", share: float = 0.02) -> Scorer:
     """The scores of a helpfulness reward that saw a small share of the pairs and not how surprising a token was."""
-    b = bench(recipe)
+    b = bench(recipe, folder)
     model = b.trained(part(b.data.train[HELPFULNESS], share), surprise=False)
     return lambda asked, dialogues: reward.scores(model, dialogues)

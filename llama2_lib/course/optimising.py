@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from llama2_lib.course import plots
 
+VERSIONS = ("SFT", "V1", "V2", "V3", "V4", "V5_no_ppo", "V5")
+
 
 def best_of(sizes: Sequence[int], reward: Sequence[float], median: Sequence[float], gold: Sequence[float]) -> Figure:
     """Figure 7: the best and the median reward of K replies, and beside it the gold of the best one."""
@@ -95,19 +97,19 @@ def smooth(values: Sequence[float], width: int = 3) -> list[float]:
     return [float(np.mean(values[max(0, i - width // 2):i + width // 2 + 1])) for i in range(len(values))]
 
 
-def versions(helpful: Mapping[str, Sequence[float]], safe: Mapping[str, Sequence[float]], what: Mapping[str, str]) -> Figure:
+def roads(found: Mapping[str, Mapping[str, float]]) -> Figure:
     """Figure 11: the road of the versions in the plane of the two axes, one panel a judge.
 
-    helpful[judge] and safe[judge] hold one number a version; `what` names the judges.
+    found[judge] holds helpful_NAME and safe_NAME for each of VERSIONS.
     """
-    fig, panels = plots.figure(1, len(what), height=3.3)
-    for ax, (judge, title) in zip(np.atleast_1d(panels), what.items(), strict=True):
-        x, y = list(helpful[judge].values()), list(safe[judge].values())
+    fig, panels = plots.figure(1, len(found), height=3.3)
+    for ax, (judge, numbers) in zip(np.atleast_1d(panels), found.items(), strict=True):
+        x, y = ([numbers[f"{axis}_{name}"] for name in VERSIONS] for axis in ("helpful", "safe"))
         ax.plot(x, y, color=plots.NAVY, marker="o")
-        for name, a, b in zip(helpful[judge], x, y, strict=True):
-            ax.annotate(name, (a, b), textcoords="offset points", xytext=(5, -11), fontsize=8)
-        ax.margins(0.15)
-        ax.set(xlabel="helpfulness", ylabel="safety", title=title)
+        for name, a, b in zip(VERSIONS, x, y, strict=True):
+            ax.annotate(name.replace("_", " "), (a, b), textcoords="offset points", xytext=(5, -11), fontsize=8)
+        ax.margins(0.18)
+        ax.set(xlabel="helpfulness", ylabel="safety", title=judge)
     return fig
 
 
