@@ -34,6 +34,8 @@ from llama2_lib.world.facts import TEST, World
 from llama2_lib.world.oracle import score
 
 UNSAFE = {"unsafe": 1.0}
+URGENT = {kind: HELPFUL[kind] for kind in ("fact", "sum")}      # what the second round of `bag_study` asks for
+SMALL = 0.75         # of the width and the layers: the student of `distillation_study`
 LOW = 0.2            # of a score after the sigmoid: the tail of Figure 20
 
 
@@ -88,7 +90,10 @@ def best_of_n_kl(n: int) -> float:
 
 
 def best_of_study(v: Version, world: World, recipe: Recipe, asked: int = 200, samples: int = 64) -> Mapping[str, float]:
-    """Figure 7: the reward's maximum and median over K replies, and the gold of the best."""
+    """Figure 7: the reward's maximum and median over K replies, and the gold of the best.
+
+    The median's drift is measured from samples / 4 on: of few replies with skewed scores it lies nearer to the mean.
+    """
     asked_N = list(islice(rlhf.asked(world, recipe.seed + 71), asked))
     found = rejection.candidates(v.policy, v.tokenizer, asked_N, whole(rlhf.scorer(v.rewards, recipe.runtime)), samples, 1.0,
                                  recipe.seed)
@@ -97,7 +102,7 @@ def best_of_study(v: Version, world: World, recipe: Recipe, asked: int = 200, sa
     gold = gold_of_the_best(world, found, sizes)
     steps = [best[b - 1] - best[a - 1] for a, b in pairwise(sizes)]
     return {**{f"gold_{k}": g for k, g in gold.items()}, **{f"reward_{k}": float(best[k - 1]) for k in sizes},
-            "smallest_step_of_max": float(min(steps)), "median_drift": float(abs(median[-1] - median[7])),
+            "smallest_step_of_max": float(min(steps)), "median_drift": float(abs(median[-1] - median[samples // 4 - 1])),
             "gold_gain_16": gold[16] - gold[1], "gold_gain_64": gold[sizes[-1]] - gold[1]}
 
 
@@ -135,33 +140,31 @@ def _peak(x: Sequence[float], y: Sequence[float]) -> float:
 
 # -------------------------------------------------------------------------------------------- the bag, and smaller models
 
-def bag_study(start: Version, world: World, recipe: Recipe, asked: int = 500, skill: str = "poem") -> Mapping[str, float]:
-    """Forgetting (section 3.2.3): two rounds, the second without prompts of one skill; the model learns from the last round
-    or from both. Gold on that skill and on all others."""
+def bag_study(start: Version, world: World, recipe: Recipe, asked: int = 800, skill: str = "poem") -> Mapping[str, float]:
+    """Forgetting (section 3.2.3): a round over all kinds of prompts, then one over URGENT kinds alone; the model learns from
+    the last round or from both. Gold on a skill that was not urgent, and on the kinds that were."""
     scorer = rlhf.scorer(start.rewards, recipe.runtime)
-    without = {kind: weight for kind, weight in HELPFUL.items() if kind != skill}
     rounds = [rejection.select(start.policy, start.tokenizer, list(prompts(world, asked, recipe.seed + 73 + i, mix)), scorer,
-                               recipe.rejection, recipe.seed + i) for i, mix in enumerate((HELPFUL, without))]
-    found = {}
+                               recipe.rejection, recipe.seed + i) for i, mix in enumerate((HELPFUL, URGENT))]
+    policies = {"before": start.policy}
     for name, winners in (("last", rounds[1]), ("all", [*rounds[0], *rounds[1]])):
-        model = copy.deepcopy(start.policy)
-        sft.tune(model, start.tokenizer, (w.dialogue for w in winners), recipe.sft, recipe)
-        for what, mix in (("skill", {skill: 1.0}), ("others", without)):
-            replies = judged(model.eval(), start.tokenizer, world, list(prompts(world, 300, recipe.seed, mix, TEST)), 1.0,
+        policies[name] = copy.deepcopy(start.policy)
+        sft.tune(policies[name], start.tokenizer, (w.dialogue for w in winners), recipe.sft, recipe)
+    found = {}
+    for name, policy in policies.items():
+        for what, mix in (("skill", {skill: 1.0}), ("urgent", URGENT)):
+            replies = judged(policy.eval(), start.tokenizer, world, list(prompts(world, 400, recipe.seed, mix, TEST)), 1.0,
                              recipe.seed)
             found[f"{what}_{name}"] = fmean(j.gold.total for j in replies)
-    before = judged(start.policy, start.tokenizer, world, list(prompts(world, 300, recipe.seed, {skill: 1.0}, TEST)), 1.0,
-                    recipe.seed)
-    found["skill_before"] = fmean(j.gold.total for j in before)
     return found | {"kept_by_the_bag": found["skill_all"] - found["skill_last"],
                     "forgotten": found["skill_before"] - found["skill_last"]}
 
 
 def small(recipe: Recipe, folder: Path) -> Transformer:
-    """A chat model of half the width, in folder/small: trained there the first time."""
+    """A chat model of three quarters of the width, in folder/small: trained there the first time."""
     def build(place: Path) -> None:
-        checkpoint.save_model(place, small_chat(recipe, folder, 0.5))
-    key = checkpoint.fingerprint("small", recipe.model, recipe.pretrain, recipe.sft, recipe.seed,
+        checkpoint.save_model(place, small_chat(recipe, folder, SMALL))
+    key = checkpoint.fingerprint("small", SMALL, recipe.model, recipe.pretrain, recipe.sft, recipe.seed,
                                  checkpoint.artifact_key(folder / "corpus"))
     return checkpoint.load_model(checkpoint.artifact(folder / "small", key, build))
 

@@ -280,7 +280,7 @@ def rlhf_bench(seed: int, preset: str) -> tuple:
        sentence="With more samples a prompt the best reward grows and the median does not; the best reply's gold grows "
                 "with it to K = 16.",
        criteria=(Criterion("smallest_step_of_max", "above", 0.0, "least gain of the best reward, K to 2K, up to 64"),
-                 Criterion("median_drift", "below", 0.02, "change of the median reward, K = 8 to 64"),
+                 Criterion("median_drift", "below", 0.02, "change of the median reward, K = 16 to 64"),
                  Criterion("gold_gain_16", "above", 0.1, "gold of the best of 16 minus one reply")),
        notebook="06_rejection_sampling", symbol="llama2_lib.analysis.rlhf_studies.best_of_study")
 def best_of_k(seed: int, preset: str) -> Mapping[str, float]:
@@ -313,8 +313,8 @@ def bag_of_all_rounds(seed: int, preset: str) -> Mapping[str, float]:
 
 
 @study("C17", place="section 3.2.3",
-       sentence="A smaller chat model gains from the larger one's winners.",
-       criteria=(Criterion("helpful_gain", "above", 0.0, "gold of half the width on harmless prompts, after minus before"),),
+       sentence="A smaller chat model (three quarters of the width) gains from the larger one's winners.",
+       criteria=(Criterion("helpful_gain", "above", 0.0, "its gold on harmless prompts, after minus before"),),
        notebook="06_rejection_sampling", symbol="llama2_lib.analysis.rlhf_studies.distillation_study")
 def distilled(seed: int, preset: str) -> Mapping[str, float]:
     from llama2_lib.analysis.rlhf_studies import distillation_study, small
