@@ -316,7 +316,7 @@ def toy() -> Recipe:
                           optim=OptimConfig(peak_lr=5e-4, warmup_steps=10)),
         preferences=PreferencesConfig(helpfulness=26_000, safety=4_000, temperatures=(0.8, 1.1)),
         reward=RewardConfig(batch_pairs=32, optim=OptimConfig(peak_lr=2e-3, warmup_steps=5), other_share=0.1,
-                            unsure=False, judge_layers=2),
+                            unsure=False, judge_layers=3),
         rejection=RejectionConfig(samples=8),
         ppo=PPOConfig(iterations=25, batch=512, minibatch=64, beta=0.05, max_new_tokens=64, lam=1.0, value_weight=0.5,
                       optim=OptimConfig(peak_lr=1e-4, final_lr_fraction=1.0)),

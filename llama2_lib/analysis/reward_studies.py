@@ -86,7 +86,7 @@ def grades_study(b: Bench, model: RewardModel) -> Mapping[str, float]:
     by_grade = {SHORT[g]: found[g] for g in GRADES}
     ceiling = rewards.noise_ceiling(b.world, b.data.test[HELPFULNESS])
     steps = [a - c for a, c in pairwise(by_grade.values())]
-    return {**by_grade, AVERAGE: found[AVERAGE], "ceiling": ceiling, "under_ceiling": ceiling - found[AVERAGE],
+    return {**by_grade, AVERAGE: found[AVERAGE], "ceiling": ceiling, "over_ceiling": found[AVERAGE] - ceiling,
             "smallest_step": min(steps)}
 
 
@@ -109,7 +109,7 @@ def domains_study(b: Bench, models: Mapping[str, RewardModel]) -> Mapping[str, f
 
 # -------------------------------------------------------------------------------------------------------- the course's own
 
-def readings_study(b: Bench, share: float = 1.0, fresh: Sequence[FreshPair] = ()) -> Mapping[str, float]:
+def readings_study(b: Bench, share: float = 0.5, fresh: Sequence[FreshPair] = ()) -> Mapping[str, float]:
     """Three ways for a reward to read: a whole body that is trained, as in the paper; a frozen body under a judge; and a
     judge that also sees each token's surprise. The trained body at 5e-4 (a higher rate spoils it), the others as set."""
     some, fresh, found = part(b.data.train[HELPFULNESS], share), fresh or b.fresh(), {}
@@ -139,17 +139,26 @@ def margins_study(b: Bench, share: float = 1.0, fresh: Sequence[FreshPair] = ())
 
 
 def auxiliary_study(b: Bench) -> Mapping[str, float]:
-    """Table 29: the safety model with and without the auxiliary loss."""
+    """Table 29: the safety model with and without the auxiliary loss.
+
+    A ranking loss leaves the zero of the scores to chance. So the model without the other loss is measured twice: as it is,
+    and with its zero at the mean score of training replies, as Ouyang et al. (2022) set it before reinforcement learning.
+    """
     config = b.recipe.reward
     mix = reward.mix(b.data.train[SAFETY], b.data.train[HELPFULNESS], config.helpful_share, b.recipe.seed)
-    found = {}
+    found, test = {}, b.data.test[SAFETY]
     for name, weight in (("without", 0.0), ("with", config.safety_weight)):
         model = b.trained(mix, safety_weight=weight)
-        recall, alarms = rewards.below_zero(model, b.tokenizer, b.data.test[SAFETY])
-        found |= {f"recall_{name}": recall, f"false_alarms_{name}": alarms, f"balanced_{name}": (recall + 1 - alarms) / 2}
+        zeros = {name: 0.0}
+        if not weight:
+            zeros["without_centred"] = rewards.mean_score(model, b.tokenizer, mix[:1_000])
+        for arm, zero in zeros.items():
+            recall, alarms = rewards.below_zero(model, b.tokenizer, test, zero)
+            found |= {f"recall_{arm}": recall, f"false_alarms_{arm}": alarms, f"balanced_{arm}": (recall + 1 - alarms) / 2}
         found[f"accuracy_{name}"] = b.accuracy(model, SAFETY)
-    return found | {f"{what}_gain": found[f"{what}_with"] - found[f"{what}_without"]
-                    for what in ("recall", "balanced", "accuracy")}
+    return found | {"recall_gain": found["recall_with"] - found["recall_without"],
+                    "recall_gain_centred": found["recall_with"] - found["recall_without_centred"],
+                    "balanced_gain": found["balanced_with"] - found["balanced_without_centred"]}
 
 
 # ------------------------------------------------------------------------------------------------------------------ Figure 6

@@ -166,7 +166,7 @@ def accuracy_by_grade(seed: int, preset: str) -> Mapping[str, float]:
        sentence="The helpfulness reward is as accurate as its annotators' noise allows, and mostly right on clear "
                 "pairs.",
        criteria=(Criterion("significantly", "mean at least", 0.85, "accuracy, significantly better"),
-                 Criterion("under_ceiling", "below", 0.05, "noise ceiling minus average accuracy")),
+                 Criterion("over_ceiling", "mean at least", -0.05, "average accuracy minus its noise ceiling")),
        notebook="05_reward_modeling", symbol="llama2_lib.analysis.rewards.noise_ceiling")
 def accuracy_under_the_ceiling(seed: int, preset: str) -> Mapping[str, float]:
     return accuracy_by_grade(seed, preset)
@@ -193,7 +193,7 @@ def ways_of_reading(seed: int, preset: str) -> Mapping[str, float]:
     return readings_study(reward_bench(seed, preset)[0])
 
 
-@study("C09", place="Table 28",
+@study("C09", place="Table 28", version=2,      # 1 measured a reward whose whole body was trained
        sentence="A margin that grows with the grade makes a reward model more accurate (on half of the pairs).",
        criteria=(Criterion("gain_small", "above", 0.0, "accuracy with small margins minus without"),),
        notebook="05_reward_modeling", symbol="llama2_lib.analysis.reward_studies.margins_study")
@@ -216,7 +216,7 @@ def own_domain(seed: int, preset: str) -> Mapping[str, float]:
 SHARES_OF_PAIRS = (1 / 16, 1 / 4, 1.0)
 
 
-@study("C11", place="Figure 6",
+@study("C11", place="Figure 6", version=2,      # 1 measured a reward whose whole body was trained
        sentence="More preference data and larger models make better reward models.",
        criteria=(*(Criterion(f"gain_{i}", "above", 0.0, f"accuracy of size {i + 1} minus size {i}") for i in (1, 2)),
                  *(Criterion(f"more_data_{i}", "above", 0.0, f"accuracy with {words}")
@@ -236,9 +236,10 @@ def data_and_size(seed: int, preset: str) -> Mapping[str, float]:
             **{f"more_data_{i}": by_share[i] - by_share[i - 1] for i in (1, 2)}}
 
 
-@study("C12", place="Table 29", version=2,      # 2 also counts false alarms; what is judged is the same
-       sentence="The safety auxiliary loss raises the recall of unsafe replies at a threshold of 0.5.",
-       criteria=(Criterion("recall_gain", "above", 0.0, "recall with the loss minus without"),),
+@study("C12", place="Table 29", version=3,      # 2 also counts false alarms; 3 gives the model without the loss a zero
+       sentence="The safety auxiliary loss raises the recall of unsafe replies at a threshold of 0.5, the scores of a model "
+                "without it being centred first.",
+       criteria=(Criterion("recall_gain_centred", "above", 0.0, "recall with the loss minus without it, centred"),),
        notebook="05_reward_modeling", symbol="llama2_lib.analysis.reward_studies.auxiliary_study")
 def safety_auxiliary_loss(seed: int, preset: str) -> Mapping[str, float]:
     from llama2_lib.analysis.reward_studies import auxiliary_study
