@@ -144,9 +144,10 @@ def test_losses_are_means_over_all_tokens_of_the_batch_and_padding_cannot_leak()
     spoiled = [torch.where(mask, x, math.nan) for x in (logp, old, values, returns)]
     assert torch.allclose(ppo.policy_loss(spoiled[0], spoiled[1], torch.where(mask, advantages, 0.0), mask)[0],
                           ppo.policy_loss(logp, old, advantages, mask)[0])
-    whole = ppo.value_loss(values, values + 0.1, returns, mask)
-    rows = [ppo.value_loss(values[b:b + 1], values[b:b + 1] + 0.1, returns[b:b + 1], mask[b:b + 1]) for b in range(2)]
-    assert whole == pytest.approx((5 * rows[0] + rows[1]).item() / 6)
+    for loss, tensors in ((lambda *x: ppo.policy_loss(*x)[0], (logp, old, advantages, mask)),
+                          (ppo.value_loss, (values, values + 0.1, returns, mask))):
+        rows = [loss(*(x[b:b + 1] for x in tensors)) for b in range(2)]
+        assert loss(*tensors).item() == pytest.approx((5 * rows[0] + rows[1]).item() / 6)
     assert torch.isfinite(ppo.value_loss(spoiled[2], values, spoiled[3], mask))
 
 

@@ -105,8 +105,12 @@ def test_the_score_is_of_the_whole_dialogue_and_unfinished_replies_get_a_fixed_r
     assert r.finished_B.tolist() == ends
 
 
-def test_advantages_are_whitened_over_tokens_and_nothing_leaks_into_padding(tokenizer):
+def test_advantages_are_whitened_over_tokens_and_nothing_leaks_into_padding(tokenizer, monkeypatch):
+    whole = ppo.sample(policy(), tokenizer, PROMPTS[:16], PPO, 3)
+    cut = [ids[:start + 1 + b % 6] for b, (ids, start) in enumerate(zip(*whole[:2], strict=True))]
+    monkeypatch.setattr(ppo, "sample", lambda *_: (cut, *whole[1:]))
     _, r = rolled(tokenizer, scorer=lambda asked, d: torch.arange(float(len(d))))
+    assert not r.mask_BT.all(), "some replies are shorter than others"
     kept = r.advantages_BT[r.mask_BT]
     assert kept.mean().abs() < 1e-5 and kept.std(correction=0) == pytest.approx(1, abs=1e-4)
     for x in (r.advantages_BT, r.logprobs_BT, r.reference_BT, r.values_BT):
