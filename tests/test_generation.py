@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reference import greedy_one_by_one, hf_twin, rough_weights, sample_top_p_as_published
 
 from llama2_lib.config import ModelConfig
-from llama2_lib.model.generation import generate, top_p_tokens, uniform_draws
+from llama2_lib.model.generation import generate, stream, top_p_tokens, uniform_draws
 from llama2_lib.model.transformer import Transformer
 
 CONFIG = ModelConfig(dim=64, n_layers=2, n_heads=8, n_kv_heads=2, vocab_size=40, multiple_of=16, norm_eps=3e-4,
@@ -70,6 +70,26 @@ def test_mask_end_token_and_stop_reason_agree(model, prompts):
         assert EOS not in reply[:-1], "nothing follows the end token"
         assert bool(got.finished_N[row]) or len(reply) == 25
         assert got.mask_NT[row].int().diff().le(0).all() and (got.tokens_NT[row][~got.mask_NT[row]] == 0).all()
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_a_stream_gives_the_tokens_of_generate_one_by_one(model, prompts, temperature):
+    for prompt in prompts[:3]:
+        settings = {"max_new_tokens": 12, "temperature": temperature, "eos_id": EOS, "seed": 4}
+        tokens = stream(model, prompt, **settings)
+        first = next(tokens)
+        assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled(), "between two tokens the caller is himself"
+        assert [first, *tokens] == generate(model, [prompt], **settings).lists()[0]
+
+
+def test_the_reasons_for_stopping_are_kept_apart(model):
+    room = model.config.max_seq_len
+    free = generate(model, [[5, 6, 7]], max_new_tokens=8, temperature=0, eos_id=-1).lists()[0]
+    prompts = [[5] * (room - 3), [5, 6, 7]]
+    by_end = generate(model, prompts[1:], max_new_tokens=8, temperature=0, eos_id=free[2])
+    neither = generate(model, prompts, max_new_tokens=8, temperature=0, eos_id=-1)
+    assert by_end.reasons == ["end token"] and neither.reasons == ["context", "budget"]
+    assert neither.finished_N.tolist() == [False, False]
 
 
 def test_an_end_token_in_the_prompt_ends_nothing(model):

@@ -10,7 +10,7 @@ Shape suffixes: N samples, B rows still running, T time, V vocabulary.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ from llama2_lib.model.transformer import KVCache, Transformer
 
 Step = Callable[[Tensor, Tensor, KVCache], Tensor]   # token_B, position_B, cache → logits_BV
 PAD_ID = 0   # fills tokens_NT behind a row's end and prompts on the left; masked everywhere
+END, BUDGET, CONTEXT = "end token", "budget", "context"
+REASONS = (END, BUDGET, CONTEXT)     # why a row stopped: stop_N holds their numbers
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,22 @@ class Samples:
 
     tokens_NT int64; mask_NT bool, True on every token of the reply, its end token included; logprobs_NT fp32, of the
     distribution after the temperature and before top-p (temperature 0: the model's own), 0 where the mask is False;
-    finished_N bool: True if the row wrote the end token, False if the budget or the context ended it.
+    stop_N int64: the number in REASONS of what ended the row; the end token counts before the others.
     """
     tokens_NT: Tensor
     logprobs_NT: Tensor
     mask_NT: Tensor
-    finished_N: Tensor
+    stop_N: Tensor
+
+    @property
+    def finished_N(self) -> Tensor:
+        """True for the rows that wrote the end token."""
+        return self.stop_N == REASONS.index(END)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why each row stopped, in words."""
+        return [REASONS[i] for i in self.stop_N.tolist()]
 
     def lists(self) -> list[list[int]]:
         """The tokens of each row as a list, the end token included."""
@@ -84,10 +96,7 @@ def generate(model: Transformer, prompts: Sequence[Sequence[int]], *, max_new_to
     _check(model, prompts, max_new_tokens, temperature, top_p, samples_per_prompt)
     K, device, context = samples_per_prompt, model.output.weight.device, model.config.max_seq_len
     total = len(prompts) * K
-    samples = Samples(torch.full((total, max_new_tokens), PAD_ID, device=device),
-                      torch.zeros(total, max_new_tokens, device=device),
-                      torch.zeros(total, max_new_tokens, dtype=torch.bool, device=device),
-                      torch.zeros(total, dtype=torch.bool, device=device))
+    samples = _room(total, max_new_tokens, device)
     uniform_NT = uniform_draws(prompts, K, max_new_tokens, seed).to(device) if temperature > 0 else None
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))      # little padding within a batch
     step = max(1, batch_rows // K)
@@ -99,8 +108,32 @@ def generate(model: Transformer, prompts: Sequence[Sequence[int]], *, max_new_to
             cache, logits_BV = _prefill(model, [prompts[i] for i in chosen], min(max_new_tokens, context), K,
                                         dtype, cache_dtype)
             lengths = torch.tensor([len(prompts[i]) for i in chosen for _ in range(K)], device=device)
-            _decode(advance, cache, logits_BV, rows, lengths, context, samples, uniform_NT, temperature, top_p, eos_id)
+            for _ in _decode(advance, cache, logits_BV, rows, lengths, context, samples, uniform_NT, temperature, top_p,
+                             eos_id):
+                pass
     return samples
+
+
+@torch.inference_mode()
+def stream(model: Transformer, prompt: Sequence[int], *, max_new_tokens: int, temperature: float = 1.0, top_p: float = 1.0,
+           eos_id: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Iterator[int]:
+    """The tokens of one sample, each as soon as it is drawn, the end token included: those of `generate`, so set."""
+    _check(model, [prompt], max_new_tokens, temperature, top_p, 1)
+    device, context = model.output.weight.device, model.config.max_seq_len
+    samples = _room(1, max_new_tokens, device)
+    uniform_NT = uniform_draws([prompt], 1, max_new_tokens, seed).to(device) if temperature > 0 else None
+    advance, cache_dtype = _stepper(model, dtype)
+    cache, logits_BV = _prefill(model, [prompt], min(max_new_tokens, context), 1, dtype, cache_dtype)
+    row, length = torch.zeros(1, dtype=torch.long, device=device), torch.tensor([len(prompt)], device=device)
+    for i in _decode(advance, cache, logits_BV, row, length, context, samples, uniform_NT, temperature, top_p, eos_id):
+        yield int(samples.tokens_NT[0, i])
+
+
+def _room(rows: int, steps: int, device: torch.device) -> Samples:
+    """Samples of nothing yet, all of them ended by the budget unless something else ends them."""
+    return Samples(torch.full((rows, steps), PAD_ID, device=device), torch.zeros(rows, steps, device=device),
+                   torch.zeros(rows, steps, dtype=torch.bool, device=device),
+                   torch.full((rows,), REASONS.index(BUDGET), device=device))
 
 
 def _check(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, top_p: float,
@@ -145,8 +178,8 @@ def _prefill(model: Transformer, prompts: Sequence[Sequence[int]], room: int, co
 
 
 def _decode(advance: Step, cache: KVCache, logits_BV: Tensor, row_B: Tensor, length_B: Tensor, context: int,
-            samples: Samples, uniform_NT: Tensor | None, temperature: float, top_p: float, eos_id: int) -> None:
-    """Fill the rows `row_B` of `samples`, each up to its end token, the context's, or the budget's.
+            samples: Samples, uniform_NT: Tensor | None, temperature: float, top_p: float, eos_id: int) -> Iterator[int]:
+    """Fill the rows `row_B` of `samples`, each up to its end token, the context's, or the budget's; yield after each step.
 
     The rows still running shrink with the batch.
     """
@@ -161,10 +194,13 @@ def _decode(advance: Step, cache: KVCache, logits_BV: Tensor, row_B: Tensor, len
         samples.tokens_NT[row_B, i] = token_B
         samples.logprobs_NT[row_B, i] = probs_BV.gather(1, token_B[:, None])[:, 0].log()
         samples.mask_NT[row_B, i] = True
+        yield i
         ended_B = token_B == eos_id
-        stopped_B = ended_B | (length_B + i + 1 >= context)
+        full_B = length_B + i + 1 >= context
+        stopped_B = ended_B | full_B
         if bool(stopped_B.any()):
-            samples.finished_N[row_B] = ended_B
+            samples.stop_N[row_B[full_B]] = REASONS.index(CONTEXT)
+            samples.stop_N[row_B[ended_B]] = REASONS.index(END)
             kept = cache.leave(stopped_B)
             row_B, token_B, length_B = row_B[kept], token_B[kept], length_B[kept]
         if len(row_B) == 0 or i + 1 == budget:
