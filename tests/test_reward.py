@@ -168,6 +168,24 @@ def test_a_judge_learns_and_the_body_beneath_it_stays(tmp_path):
     assert reward.scores(reward.load(tmp_path), rows) == reward.scores(model, rows)
 
 
+def test_models_that_share_a_body_read_together_and_score_as_alone(tmp_path, monkeypatch):
+    body, rows = Transformer(CONFIG), [[3, 4, 5], [6, 7], [3, 4, 5]]
+    models = [reward.fresh(copy.deepcopy(body), seed, judge_layers=1).eval() for seed in (0, 1)]
+    alone = [reward.scores(m, rows) for m in models]
+    for side, model in zip(reward.SIDES, models, strict=True):
+        reward.save(tmp_path / side, model)
+    shared = reward.load_both(tmp_path)
+    one, other = shared.values()
+    assert one.body is other.body
+    monkeypatch.setattr(other, "read", None)
+    assert reward.joint_scores(list(shared.values()), rows) == alone
+    with torch.no_grad():
+        models[1].body.tok_embeddings.weight.add_(0.1)
+    reward.save(tmp_path / reward.SIDES[1], models[1])
+    one, other = reward.load_both(tmp_path).values()
+    assert one.body is not other.body and reward.joint_scores([one, other], rows)[1] == reward.scores(models[1], rows)
+
+
 def test_surprise_is_the_body_s_own_loss_of_each_token_and_does_not_cross_sequences():
     body, rows = Transformer(CONFIG).eval(), packed([[3, 4, 5], [6, 7]], 16)
     found = reward.surprise(body, body.hidden(rows.tokens_RT, rows.positions_RT, rows.segments_RT), rows)

@@ -84,7 +84,7 @@ def test_the_score_of_a_safety_prompt_is_the_safety_model_s(monkeypatch):
     asked = [next(prompts(load(), 1, 0, {kind: 1})) for kind in ("unsafe", "sum", "fact")]
     said = {"helpfulness": [1.0, 2.0, 3.0], "safety": [0.5, -1.7, -1.8]}
     models = {side: reward.fresh(Transformer(RECIPE.model), 0) for side in said}
-    monkeypatch.setattr(reward, "scores", lambda model, rows, dtype: said[next(s for s in models if models[s] is model)])
+    monkeypatch.setattr(reward, "joint_scores", lambda chosen, rows, dtype: [said[s] for s in models if models[s] in chosen])
     found = rlhf.scorer(models)(asked, [[1]] * 3)
     assert found == pytest.approx([0.5, 2.0, -1.8]), "and so is that of a reply below 0.15, which is -1.73"
 

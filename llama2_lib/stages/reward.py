@@ -94,9 +94,17 @@ class RewardModel(nn.Module):
 
     def forward(self, rows: Packed) -> Tensor:
         """The score of each packed sequence, (N,), read at its last token; sequences do not see each other."""
+        return self.decide(rows, *self.read(rows))
+
+    def read(self, rows: Packed) -> tuple[Tensor, Tensor | None]:
+        """(hidden states of the body, surprise of each token where there is a judge)."""
         h_RTD = self.body.hidden(rows.tokens_RT, rows.positions_RT, rows.segments_RT)
+        return h_RTD, None if self.judge is None else surprise(self.body, h_RTD, rows)
+
+    def decide(self, rows: Packed, h_RTD: Tensor, surprise_RT: Tensor | None) -> Tensor:
+        """The scores, from what `read` gave: of this model, or of another one with the same body."""
         if self.judge is not None:
-            h_RTD = self.judge(h_RTD, surprise(self.body, h_RTD, rows), rows, self.body.rope(rows.positions_RT))
+            h_RTD = self.judge(h_RTD, surprise_RT, rows, self.body.rope(rows.positions_RT))
         return self.head(h_RTD.flatten(0, 1)[rows.last_N])
 
 
@@ -179,26 +187,38 @@ def reward_loss(model: RewardModel, batch: PairBatch, safety_weight: float = 0.0
     return loss, {"accuracy": (gap_B > 0).float().mean(), "gap": gap_B.mean()}
 
 
-@torch.no_grad()
-def scores(model: RewardModel, rows: Sequence[list[int]], batch_size: int = 256,
-           dtype: torch.dtype = torch.float32) -> list[float]:
-    """The score of each row of ids, before any sigmoid; equal rows are read once.
+def scores(model: RewardModel, rows: Sequence[list[int]], batch_size: int = 256) -> list[float]:
+    """The score of each row of ids, before any sigmoid. ValueError for an empty row: it has no last token to score."""
+    return joint_scores([model], rows, batch_size)[0]
 
-    dtype bfloat16 computes matrix products in it. ValueError for an empty row: it has no last token to score.
+
+@torch.no_grad()
+def joint_scores(models: Sequence[RewardModel], rows: Sequence[list[int]], batch_size: int = 256,
+                 dtype: torch.dtype = torch.float32) -> list[list[float]]:
+    """The scores of several models. Equal rows are scored once, and models that share a frozen body read together.
+
+    dtype bfloat16 computes matrix products in it. ValueError for an empty row.
     """
     for i, ids in enumerate(rows):
         require(len(ids) > 0, f"row {i} is empty: it has no last token to score")
-    was_training, context = model.training, model.body.config.max_seq_len
-    device = model.head.out.weight.device
-    model.eval()
-    found: dict[tuple[int, ...], float] = {}
+    modes = [model.training for model in models]
+    device, context = models[0].head.out.weight.device, models[0].body.config.max_seq_len
+    found: dict[tuple[int, ...], list[float]] = {}
     order = sorted({tuple(ids) for ids in rows}, key=len)
+    for model in models:
+        model.eval()
     for start in range(0, len(order), batch_size):
         chosen = order[start:start + batch_size]
+        batch, reader, scores_KN = packed(chosen, context).to(device), None, []
         with precision.autocast(device.type, dtype):
-            found.update(zip(chosen, model(packed(chosen, context).to(device)).tolist(), strict=True))
-    model.train(was_training)
-    return [found[tuple(ids)] for ids in rows]
+            for model in models:
+                if model.body is not reader:
+                    reader, read = model.body, model.read(batch)
+                scores_KN.append(model.decide(batch, *read).tolist())
+        found.update(zip(chosen, zip(*scores_KN, strict=True), strict=True))
+    for model, mode in zip(models, modes, strict=True):
+        model.train(mode)
+    return [[found[tuple(ids)][k] for ids in rows] for k in range(len(models))]
 
 
 def dialogue_scores(model: RewardModel, tokenizer: Tokenizer, dialogues: Sequence[Dialog]) -> list[float]:
@@ -287,5 +307,9 @@ def load(folder: Path) -> RewardModel:
 
 
 def load_both(folder: Path) -> dict[str, RewardModel]:
-    """The reward models of both sides that lie in `folder`."""
-    return {side: load(folder / side) for side in SIDES}
+    """The reward models of both sides that lie in `folder`; with equal bodies they share one."""
+    models = {side: load(folder / side) for side in SIDES}
+    one, other = models.values()
+    if all(torch.equal(a, b) for a, b in zip(one.body.parameters(), other.body.parameters(), strict=True)):
+        other.body = one.body
+    return models

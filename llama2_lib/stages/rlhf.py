@@ -67,7 +67,7 @@ def scorer(rewards: Mapping[str, RewardModel], runtime: RuntimeConfig | None = N
     dtype = precision.choose((runtime or RuntimeConfig()).precision, device.type).dtype
 
     def score(prompts: Sequence[Prompt], dialogues: Sequence[list[int]]) -> list[float]:
-        helpful_B, safety_B = (torch.tensor(reward.scores(rewards[side], dialogues, dtype=dtype)) for side in SIDES)
+        helpful_B, safety_B = map(torch.tensor, reward.joint_scores([rewards[s] for s in SIDES], dialogues, dtype=dtype))
         return ppo.piecewise(helpful_B, safety_B, torch.tensor([p.unsafe for p in prompts])).tolist()
     return score
 
@@ -178,6 +178,6 @@ def retrain(recipe: Recipe, older: Mapping[str, RewardModel], tokenizer: Tokeniz
     pairs = {side: reward.mix(own, [c for folder in sources for c in files.read(folder / f"{side}.jsonl")], 0.5, recipe.seed)
              for side, own in batch.items()}
     config = replace(recipe.reward, optim=replace(recipe.reward.optim, peak_lr=RETRAIN * recipe.reward.optim.peak_lr))
-    models = {side: copy.deepcopy(model).train() for side, model in older.items()}
+    models = copy.deepcopy(dict(older))
     reward.train_both(models, tokenizer, pairs, config, recipe.seed, recipe.runtime)
     return {side: model.eval() for side, model in models.items()}
