@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -169,12 +169,12 @@ def small(recipe: Recipe, folder: Path) -> Transformer:
     return checkpoint.load_model(checkpoint.artifact(folder / "small", key, build))
 
 
-def distillation_study(small: Transformer, tokenizer: Tokenizer, winners: Sequence[rejection.Winner], world: World,
+def distillation_study(chat: Transformer, tokenizer: Tokenizer, winners: Sequence[rejection.Winner], world: World,
                        recipe: Recipe) -> Mapping[str, float]:
     """A smaller chat model before and after it learned from a larger one's winners."""
-    student = copy.deepcopy(small)
+    student = copy.deepcopy(chat)
     sft.tune(student, tokenizer, (w.dialogue for w in winners), recipe.sft, recipe)
-    before, after = (axes(m.eval(), tokenizer, world, seed=recipe.seed) for m in (small, student))
+    before, after = (axes(m.eval(), tokenizer, world, seed=recipe.seed) for m in (chat, student))
     return {"helpful_before": before.helpful, "helpful_after": after.helpful, "safe_before": before.safe,
             "safe_after": after.safe, "helpful_gain": after.helpful - before.helpful}
 
@@ -246,8 +246,8 @@ def staleness_study(versions: Sequence[Version], world: World, recipe: Recipe, f
 
 # ------------------------------------------------------------------------------------------------------------------- PPO
 
-def optimise(policy: Transformer, tokenizer: Tokenizer, world: World, scorer: Scorer, config: PPOConfig, recipe: Recipe,
-             asked: Iterator[Prompt] | None = None) -> tuple[Transformer, list[dict]]:
+def optimise(policy: Transformer, tokenizer: Tokenizer, world: World, scorer: Scorer, config: PPOConfig,
+             recipe: Recipe) -> tuple[Transformer, list[dict]]:
     """PPO on a copy of `policy`, without early stopping, so that what a bad reward does can be seen; each record gets the
     mean `gold` of its rollouts. (policy, records)"""
     trained = copy.deepcopy(policy)
@@ -256,7 +256,7 @@ def optimise(policy: Transformer, tokenizer: Tokenizer, world: World, scorer: Sc
     def watch(record: dict, rollouts: ppo.Rollouts) -> None:
         record["gold"] = fmean(oracle(rollouts.prompts, rollouts.dialogues))
 
-    history = ppo.train(trained, tokenizer, asked or rlhf.asked(world, recipe.seed + 76), [], scorer, config,
+    history = ppo.train(trained, tokenizer, rlhf.asked(world, recipe.seed + 76), [], scorer, config,
                         seed=recipe.seed, runtime=recipe.runtime, on_iteration=watch)
     return trained.eval(), history
 

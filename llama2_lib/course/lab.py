@@ -12,7 +12,6 @@ from pathlib import Path
 from llama2_lib.analysis.rlhf_studies import gold_scorer, optimise, weak_scorer
 from llama2_lib.config import PPOConfig, Recipe
 from llama2_lib.model.replies import Scorer
-from llama2_lib.stages.reward import RewardModel, load_both
 from llama2_lib.stages.rlhf import Version
 from llama2_lib.world.dialogs import Prompt
 from llama2_lib.world.facts import World
@@ -33,8 +32,8 @@ def longer(asked: Sequence[Prompt], dialogues: Sequence[list[int]]) -> list[floa
     return [float(len(ids)) for ids in dialogues]
 
 
-def one_token(asked: Sequence[Prompt], dialogues: Sequence[list[int]]) -> list[float]:
-    """A reward for saying the same few things whatever was asked: the share of the reply's most frequent tokens."""
+def repetition(asked: Sequence[Prompt], dialogues: Sequence[list[int]]) -> list[float]:
+    """A reward for repetition: the share of a dialogue's tokens that stand among its last eight."""
     return [sum(ids.count(t) for t in set(ids[-8:])) / len(ids) for ids in dialogues]
 
 
@@ -44,13 +43,8 @@ FAULTS: dict[str, Fault] = {
     "C": Fault("the reward is weak and β = 0", "reward hacking", "weak", {"beta": 0.0}, lr=5e-4),
     "D": Fault("the learning rate is ten times too high and β = 0", "KL runaway", "weak", {"beta": 0.0}, lr=2e-3),
     "E": Fault("eight passes over each batch at ten times the rate", "clip saturation", settings={"epochs": 8}, lr=1e-3),
-    "F": Fault("the reward likes repetition", "entropy collapse", one_token, {"beta": 0.0}, lr=5e-4),
+    "F": Fault("the reward likes repetition", "entropy collapse", repetition, {"beta": 0.0}, lr=5e-4),
 }
-
-
-def first_rewards(folder: Path) -> dict[str, RewardModel]:
-    """The reward models of the first preferences, before any version."""
-    return load_both(folder / "reward")
 
 
 def shortened(config: PPOConfig, iterations: int, batch: int, lr: float, **changes: object) -> PPOConfig:
