@@ -39,7 +39,7 @@ def repetition(asked: Sequence[Prompt], dialogues: Sequence[list[int]]) -> list[
 
 FAULTS: dict[str, Fault] = {
     "A": Fault("the value head gets no loss: value_weight = 0", "dead value head", settings={"value_weight": 0.0}),
-    "B": Fault("the reward counts tokens", "length exploit", longer, {"beta": 0.0}, lr=3e-4),
+    "B": Fault("the reward counts tokens", "length exploit", longer, {"beta": 0.0}, lr=6e-4),
     "C": Fault("the reward is weak and β = 0", "reward hacking", "weak", {"beta": 0.0}, lr=5e-4),
     "D": Fault("the learning rate is ten times too high and β = 0", "KL runaway", "weak", {"beta": 0.0}, lr=2e-3),
     "E": Fault("eight passes over each batch at ten times the rate", "clip saturation", settings={"epochs": 8}, lr=1e-3),

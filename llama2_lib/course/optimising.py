@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from llama2_lib.course import plots
 
-VERSIONS = ("SFT", "V1", "V2", "V3", "V4", "V5_no_ppo", "V5")
+# the steps of Figure 11, and where their labels stand: right or left of the mark, above or below
+VERSIONS = {"SFT": (1, -1), "V1": (1, -1), "V2": (-1, 1), "V3": (1, 1), "V4": (-1, 1), "V5_no_ppo": (1, -1.6), "V5": (1, 1)}
 
 
 def best_of(sizes: Sequence[int], reward: Sequence[float], median: Sequence[float], gold: Sequence[float]) -> Figure:
@@ -106,20 +107,23 @@ def roads(found: Mapping[str, Mapping[str, float]]) -> Figure:
     for ax, (judge, numbers) in zip(np.atleast_1d(panels), found.items(), strict=True):
         x, y = ([numbers[f"{axis}_{name}"] for name in VERSIONS] for axis in ("helpful", "safe"))
         ax.plot(x, y, color=plots.NAVY, marker="o")
-        for name, a, b in zip(VERSIONS, x, y, strict=True):
-            ax.annotate(name.replace("_", " "), (a, b), textcoords="offset points", xytext=(5, -11), fontsize=8)
-        ax.margins(0.18)
+        for (name, (dx, dy)), a, b in zip(VERSIONS.items(), x, y, strict=True):
+            ax.annotate(name.replace("_no_ppo", ", no PPO"), (a, b), textcoords="offset points", fontsize=8,
+                        xytext=(6 * dx, 8 * dy), ha="left" if dx > 0 else "right", va="center")
+        ax.margins(0.25)
+        ax.locator_params(nbins=5)
         ax.set(xlabel="helpfulness", ylabel="safety", title=judge)
     return fig
 
 
 def ridges(scores: Mapping[str, Sequence[float]], low: float) -> Figure:
-    """Figure 20: the distribution of scores, one row a version; the shaded part is the low tail."""
+    """Figure 20: the distribution of scores, one row a version; the shaded part is the low tail, with its share."""
     fig, axes = plots.figure(len(scores), 1, height=0.62, sharex=True)
     bins = np.linspace(0, 1, 41)
     for ax, (name, values) in zip(np.atleast_1d(axes), scores.items(), strict=True):
         ax.hist(values, bins=bins, color=plots.NAVY)
         ax.axvspan(0, low, color=plots.AMBER, alpha=0.35)
+        ax.text(low / 2, ax.get_ylim()[1] / 2, f"{np.mean(np.asarray(values) < low):.0%}", ha="center", va="center")
         ax.set(yticks=[], xlim=(0, 1))
         ax.set_ylabel(name, rotation=0, ha="right", va="center")
         ax.grid(visible=False)
