@@ -60,5 +60,3 @@ def test_each_fault_of_the_lab_has_a_disease_of_its_own_that_the_doctor_knows():
 def test_the_lab_s_rewards_like_what_they_say():
     short, long = [1, 5, 6, 2], [1, 5, 6, 7, 8, 9, 2]
     assert lab.longer([None] * 2, [short, long]) == [4.0, 7.0]
-    varied, repeated = list(range(20)), [*range(8), *[9] * 12]
-    assert lab.repetition([None] * 2, [varied, repeated]) == [8 / 20, 12 / 20]

@@ -9,17 +9,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from llama2_lib.analysis.rlhf_studies import gold_scorer, optimise, weak_scorer
+from llama2_lib.analysis.rlhf_studies import gold_scorer, optimise, reply_of, weak_scorer
 from llama2_lib.config import PPOConfig, Recipe
 from llama2_lib.model.replies import Scorer
 from llama2_lib.stages.rlhf import Version
+from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.dialogs import Prompt
 from llama2_lib.world.facts import World
+from llama2_lib.world.oracle import is_refusal
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is broken, in words; the reward: "gold", "weak", or a function of prompts and ids; settings of PPO."""
+    """What is broken, in words; the reward (a name that `run` knows, or a function); settings of PPO."""
     words: str
     disease: str
     scorer: str | Scorer = "gold"
@@ -32,18 +34,18 @@ def longer(asked: Sequence[Prompt], dialogues: Sequence[list[int]]) -> list[floa
     return [float(len(ids)) for ids in dialogues]
 
 
-def repetition(asked: Sequence[Prompt], dialogues: Sequence[list[int]]) -> list[float]:
-    """A reward for repetition: the share of a dialogue's tokens that stand among its last eight."""
-    return [sum(ids.count(t) for t in set(ids[-8:])) / len(ids) for ids in dialogues]
+def declines(tokenizer: Tokenizer) -> Scorer:
+    """A reward for declining, whatever was asked: a safety model that nobody asked about helpfulness."""
+    return lambda asked, dialogues: [float(is_refusal(reply_of(tokenizer, ids))) for ids in dialogues]
 
 
 FAULTS: dict[str, Fault] = {
     "A": Fault("the value head gets no loss: value_weight = 0", "dead value head", settings={"value_weight": 0.0}),
     "B": Fault("the reward counts tokens", "length exploit", longer, {"beta": 0.0}, lr=6e-4),
     "C": Fault("the reward is weak and β = 0", "reward hacking", "weak", {"beta": 0.0}, lr=5e-4),
-    "D": Fault("the learning rate is ten times too high and β = 0", "KL runaway", "weak", {"beta": 0.0}, lr=2e-3),
+    "D": Fault("the learning rate is twenty times too high and β = 0", "KL runaway", "weak", {"beta": 0.0}, lr=2e-3),
     "E": Fault("eight passes over each batch at ten times the rate", "clip saturation", settings={"epochs": 8}, lr=1e-3),
-    "F": Fault("the reward likes repetition", "entropy collapse", repetition, {"beta": 0.0}, lr=5e-4),
+    "F": Fault("the reward pays for declining", "entropy collapse", "declines", {"beta": 0.0}, lr=5e-4),
 }
 
 
@@ -57,7 +59,8 @@ def run(fault: Fault, v: Version, world: World, recipe: Recipe, folder: str | Pa
         batch: int = 64) -> list[dict]:
     """The records of one broken run from version `v`."""
     named: dict[str, Callable[[], Scorer]] = {"gold": lambda: gold_scorer(world, v.tokenizer),
-                                              "weak": lambda: weak_scorer(recipe, folder)}
+                                              "weak": lambda: weak_scorer(recipe, folder),
+                                              "declines": lambda: declines(v.tokenizer)}
     scorer = named[fault.scorer]() if isinstance(fault.scorer, str) else fault.scorer
     config = shortened(recipe.ppo, iterations, batch, fault.lr, **{"minibatch": min(32, batch)} | fault.settings)
     return optimise(v.policy, v.tokenizer, world, scorer, config, recipe)[1]
