@@ -130,9 +130,10 @@ def margins_study(b: Bench, share: float = 1.0, fresh: Sequence[FreshPair] = ())
     some, found = part(b.data.train[HELPFULNESS], share), {}
     for margins in reward.MARGINS:
         model = b.trained(some, margins=margins)
-        by_grade = rewards.accuracy_by_grade(model, b.tokenizer, b.data.test[HELPFULNESS])
+        gaps = rewards.gaps(model, b.tokenizer, b.data.test[HELPFULNESS])
+        by_grade = rewards.graded(gaps, b.data.test[HELPFULNESS])
         found |= {f"{margins}_{SHORT.get(g, g)}": value for g, value in by_grade.items()}
-        found[f"{margins}_gap"] = float(np.mean(rewards.gaps(model, b.tokenizer, b.data.test[HELPFULNESS])))
+        found[f"{margins}_gap"] = float(np.mean(gaps))
         if fresh:
             found[f"{margins}_fresh"] = rewards.gold_order_accuracy(model, b.tokenizer, fresh)[AVERAGE]
     return found | {"gain_small": found[f"small_{AVERAGE}"] - found[f"none_{AVERAGE}"]}

@@ -60,7 +60,11 @@ def gaps(model: RewardModel, tokenizer: Tokenizer, comparisons: Sequence[Compari
 
 def accuracy_by_grade(model: RewardModel, tokenizer: Tokenizer, comparisons: Sequence[Comparison]) -> dict[str, float]:
     """Share of pairs whose chosen reply scores higher, for each grade that occurs, and over all (AVERAGE)."""
-    found = gaps(model, tokenizer, comparisons)
+    return graded(gaps(model, tokenizer, comparisons), comparisons)
+
+
+def graded(found: Sequence[float], comparisons: Sequence[Comparison]) -> dict[str, float]:
+    """`accuracy_by_grade` from the gaps of the pairs."""
     right = {grade: [g > 0 for g, c in zip(found, comparisons, strict=True) if c.grade == grade] for grade in GRADES}
     return {**{grade: fmean(r) for grade, r in right.items() if r}, AVERAGE: fmean(g > 0 for g in found)}
 
