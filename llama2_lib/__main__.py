@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
     try:
         recipe = config.override(config.preset(preset), **changes)
         result = road.build(stage, recipe, folder)
+        result = result[-1] if isinstance(result, list) else result         # of several versions the last
     except (ValueError, FileNotFoundError) as error:
         print(f"{stage} {preset}: {error}", file=sys.stderr)
         return 1
