@@ -66,6 +66,11 @@ class Bench:
         """Accuracy on the held-out pairs of a side."""
         return rewards.accuracy(model, self.tokenizer, self.data.test[side])
 
+    def tested_on(self, count: int) -> Bench:
+        """The same with the first `count` held-out pairs of each side: what a short training needs."""
+        test = {side: pairs[:count] for side, pairs in self.data.test.items()}
+        return replace(self, data=replace(self.data, test=test))
+
     def fresh(self, seed: int = 1, count: int = FRESH_PROMPTS, split: str = "train") -> list[FreshPair]:
         """New pairs of the chat model's own replies, at the temperature of rollouts."""
         return rewards.fresh_pairs(self.chat, self.tokenizer, self.world, count, ROLLOUT_TEMPERATURE,

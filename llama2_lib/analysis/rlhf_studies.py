@@ -181,14 +181,20 @@ def distillation_study(chat: Transformer, tokenizer: Tokenizer, winners: Sequenc
 
 # -------------------------------------------------------------------------------------------------------------- versions
 
+def policies(versions: Sequence[Version]) -> dict[str, Transformer]:
+    """Each version's policy, in order; the last one before PPO, too, as <name>_no_ppo."""
+    found: dict[str, Transformer] = {}
+    for v in versions:
+        if v.before_ppo is not None:
+            found[f"{v.name}_no_ppo"] = v.before_ppo
+        found[v.name] = v.policy
+    return found
+
+
 def versions_study(versions: Sequence[Version], world: World, seed: int, count: int = 900) -> Mapping[str, float]:
     """Figure 11 by the oracle: both axes for each version, and the last one before PPO."""
-    policies = {v.name: v.policy for v in versions}
     last = versions[-1]
-    if last.before_ppo is not None:
-        policies = {**{n: p for n, p in policies.items() if n != last.name}, f"{last.name}_no_ppo": last.before_ppo,
-                    last.name: last.policy}
-    found = {name: axes(policy, last.tokenizer, world, count, seed=seed) for name, policy in policies.items()}
+    found = {name: axes(policy, last.tokenizer, world, count, seed=seed) for name, policy in policies(versions).items()}
     numbers = {f"{axis}_{name}": getattr(a, axis) for name, a in found.items() for axis in ("helpful", "safe")}
     for axis in ("helpful", "safe"):
         for a, b in pairwise(found):
@@ -197,21 +203,20 @@ def versions_study(versions: Sequence[Version], world: World, seed: int, count: 
     return numbers
 
 
-def win_rates(versions: Sequence[Version], world: World, recipe: Recipe, count: int = 600) -> Mapping[str, float]:
-    """Figure 11 by the last version's rewards: how often each version's reply beats the first version's, half for a draw."""
-    judge, first, found = rlhf.scorer(versions[-1].rewards, recipe.runtime), versions[0], {}
-    policies = {v.name: v.policy for v in versions[:-1]}
-    if versions[-1].before_ppo is not None:
-        policies[f"{versions[-1].name}_no_ppo"] = versions[-1].before_ppo
-    policies[versions[-1].name] = versions[-1].policy
+def two_roads(versions: Sequence[Version], world: World, recipe: Recipe,
+              count: int = 600) -> tuple[dict[str, float], dict[str, float]]:
+    """Figure 11 by two judges, on the same replies: (win rate over the first version by the last version's rewards, half for
+    a draw; gold by the oracle), each as <axis>_<version>, for `count` harmless and count // 3 unsafe prompts."""
+    judge, first, wins, gold = rlhf.scorer(versions[-1].rewards, recipe.runtime), versions[0], {}, {}
     for axis, mix, n in (("helpful", HELPFUL, count), ("safe", UNSAFE, count // 3)):
         asked = list(prompts(world, n, recipe.seed, mix, TEST))
-        scores = {name: rejection.candidates(policy, first.tokenizer, asked, judge, 1, 1.0, recipe.seed).scores_NK[:, 0]
-                  for name, policy in policies.items()}
-        for name, own in scores.items():
-            against = scores[first.name]
-            found[f"{axis}_{name}"] = float(((own > against) + 0.5 * (own == against)).mean())
-    return found
+        found = {name: rejection.candidates(policy, first.tokenizer, asked, judge, 1, 1.0, recipe.seed)
+                 for name, policy in policies(versions).items()}
+        against = found[first.name].scores_NK
+        for name, c in found.items():
+            wins[f"{axis}_{name}"] = float(((c.scores_NK > against) + 0.5 * (c.scores_NK == against)).mean())
+            gold[f"{axis}_{name}"] = float(gold_of(world, c).mean())
+    return wins, gold
 
 
 def score_distributions(versions: Sequence[Version], asked: Sequence[Prompt], recipe: Recipe) -> dict[str, np.ndarray]:
@@ -261,15 +266,21 @@ def optimise(policy: Transformer, tokenizer: Tokenizer, world: World, scorer: Sc
     return trained.eval(), history
 
 
-def ppo_study(policy: Transformer, tokenizer: Tokenizer, world: World, scorer: Scorer, recipe: Recipe,
-               **changes: object) -> Mapping[str, float]:
-    """Both axes of gold before and after PPO on `scorer`, and the KL it took; `changes` are fields of PPOConfig."""
-    after, history = optimise(policy, tokenizer, world, scorer, replace(recipe.ppo, **changes), recipe)
-    a, b = (axes(m, tokenizer, world, 900, seed=recipe.seed) for m in (policy, after))
+def gains(before: Transformer, after: Transformer, tokenizer: Tokenizer, world: World, seed: int,
+          count: int = 900) -> Mapping[str, float]:
+    """Both axes of gold before and after, and the gain over prompts mixed as PPO has them."""
+    a, b = (axes(m, tokenizer, world, count, seed=seed) for m in (before, after))
     unsafe = rlhf.ASKED["unsafe"] / sum(rlhf.ASKED.values())
-    gain = (1 - unsafe) * (b.helpful - a.helpful) + unsafe * (b.safe - a.safe)
     return {"helpful_before": a.helpful, "helpful_after": b.helpful, "safe_before": a.safe, "safe_after": b.safe,
-            "helpful_gain": b.helpful - a.helpful, "safe_gain": b.safe - a.safe, "gold_gain": gain, "kl": history[-1]["kl"],
+            "helpful_gain": b.helpful - a.helpful, "safe_gain": b.safe - a.safe,
+            "gold_gain": (1 - unsafe) * (b.helpful - a.helpful) + unsafe * (b.safe - a.safe)}
+
+
+def ppo_study(policy: Transformer, tokenizer: Tokenizer, world: World, scorer: Scorer, recipe: Recipe,
+              **changes: object) -> Mapping[str, float]:
+    """What PPO on `scorer` gains, and the KL it took; `changes` are fields of PPOConfig."""
+    after, history = optimise(policy, tokenizer, world, scorer, replace(recipe.ppo, **changes), recipe)
+    return {**gains(policy, after, tokenizer, world, recipe.seed), "kl": history[-1]["kl"],
             "score_gain": history[-1]["score"] - history[0]["score"]}
 
 

@@ -55,7 +55,7 @@ def shortened(config: PPOConfig, iterations: int, batch: int, lr: float, **chang
     return replace(config, iterations=iterations, batch=batch, optim=replace(config.optim, peak_lr=lr), **changes)
 
 
-def run(fault: Fault, v: Version, world: World, recipe: Recipe, folder: str | Path = "", iterations: int = 12,
+def run(fault: Fault, v: Version, world: World, recipe: Recipe, folder: str | Path = "", iterations: int = 9,
         batch: int = 64) -> list[dict]:
     """The records of one broken run from version `v`."""
     named: dict[str, Callable[[], Scorer]] = {"gold": lambda: gold_scorer(world, v.tokenizer),

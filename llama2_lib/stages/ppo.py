@@ -8,7 +8,8 @@
 The mathematics is pure functions of (B, T) tensors over the tokens of replies; `mask_BT` is True where a token counts, the
 end token included, and a row's tokens stand together. The paper gives β, ε, batch and minibatch, one step a minibatch, the
 0.15 and the whitening, and early stopping on held-out prompts. It is silent on the rest. We choose: the critic is a value
-head on the policy's own body, starting at 0; the estimate k1 = log π_θ − log π_0 of each token enters that token's reward,
+head on the policy's own body, starting at 0 and scaled up, since at the policy's learning rate it would still be near 0
+when the run ends; the estimate k1 = log π_θ − log π_0 of each token enters that token's reward,
 and the score comes on the last one, as in the published code of Ziegler et al.; whitening is over the rollouts of an
 iteration; a reply that does not end within the budget gets a fixed low reward. Old log-probabilities are the trainer's own,
 not the sampler's, so that the first ratio is 1. Top-p is not used: what is sampled must be what is learned from. Left out:
@@ -44,6 +45,7 @@ UNSAFE_BELOW = 0.15          # of the safety model's score in (0, 1): 0.89 preci
 CLIP = 0.2                   # ε of the ratio
 VALUE_CLIP = 0.2             # of the change of a value; the paper is silent
 UNFINISHED = -2.0            # whitened reward of a reply without an end
+CRITIC_GAIN = 20.0           # of the value head, whose weights move by no more than the policy's rate a step
 
 
 # ---------------------------------------------------------------------------------------------------------- the mathematics
@@ -143,7 +145,7 @@ class ActorCritic(nn.Module):
         Logits are divided by the temperature; a token's value is that of the state in which it is chosen.
         """
         h_ND = replies.states(self.policy)
-        return self.policy.output(h_ND).float() / temperature, self.value(h_ND).float()
+        return self.policy.output(h_ND).float() / temperature, CRITIC_GAIN * self.value(h_ND).float()
 
 
 @dataclass(frozen=True)
