@@ -1,25 +1,36 @@
-"""Generation speed, side by side with transformers' `generate` in one process.
+"""Generation speed, side by side with transformers' `generate` in one process, and the seconds of a PPO iteration.
 
     python benchmarks/generate.py [--rounds 5] [--threads 1]
 
 Random weights at size A; prompts of 32 tokens, 64 new tokens, sampled at temperature 1, no end token; then best-of-K as
-rejection sampling needs it: 32 prompts, 16 samples each, where our samples share a prefill. Contestants take turns; figures
-are medians of processor time (wall time with more than one thread).
+rejection sampling needs it: 32 prompts, 16 samples each, where our samples share a prefill. Last, where runs/toy holds them,
+the course's own models: best of 16 of the chat model, whose replies end early, and one PPO iteration of 256 rollouts with
+reference, critic and both rewards. Contestants take turns; figures are medians of processor time (wall time with more than
+one thread).
 """
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import islice
 
 import torch
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llama2_lib.config import ModelConfig
+from llama2_lib.config import ModelConfig, preset
 from llama2_lib.model.generation import generate
+from llama2_lib.model.replies import as_dialog
 from llama2_lib.model.transformer import Transformer
+from llama2_lib.model.weights import save_hf
+from llama2_lib.stages import ppo, rlhf, road
+from llama2_lib.text.chat import render
+from llama2_lib.world.facts import world_for
 
 CONFIG = ModelConfig(dim=128, n_layers=4, n_heads=4, n_kv_heads=2, vocab_size=1024, multiple_of=128, max_seq_len=512)
 PROMPT, NEW = 32, 64
@@ -44,6 +55,52 @@ def contestants(prompts: int, samples: int) -> dict[str, Callable[[], object]]:
     return {"transformers": transformers, "ours, fp32": mine(torch.float32), "ours, bf16": mine(torch.bfloat16)}
 
 
+def own_replies(v: rlhf.Version, asked: list[list[int]], samples: int, room: int) -> dict[str, Callable[[], object]]:
+    """Best of `samples` by a chat model of the course: prompts of uneven length, replies that end."""
+    end = v.tokenizer.eos_id
+    with tempfile.TemporaryDirectory() as folder:
+        save_hf(v.policy, folder)
+        theirs = LlamaForCausalLM.from_pretrained(folder).eval()
+    longest = max(map(len, asked))
+    tokens_BT = torch.tensor([[0] * (longest - len(p)) + p for p in asked])
+    seen_BT = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in asked])
+
+    def transformers() -> object:
+        return theirs.generate(tokens_BT, attention_mask=seen_BT, max_new_tokens=room, do_sample=True, top_k=0,
+                               num_return_sequences=samples, eos_token_id=end, pad_token_id=0)
+
+    def mine(dtype: torch.dtype) -> Callable[[], object]:
+        return lambda: generate(v.policy, asked, max_new_tokens=room, eos_id=end, samples_per_prompt=samples, dtype=dtype,
+                                batch_rows=512)
+    return {"transformers": transformers, "ours, fp32": mine(torch.float32), "ours, bf16": mine(torch.bfloat16)}
+
+
+def ppo_iteration(v: rlhf.Version) -> Callable[[], object]:
+    """One PPO iteration of 256 rollouts of at most 48 tokens, from a copy of the policy."""
+    recipe = preset("toy")
+    world, config = world_for(recipe.world), replace(recipe.ppo, iterations=1, batch=256, max_new_tokens=48)
+    return lambda: ppo.train(copy.deepcopy(v.policy), v.tokenizer, rlhf.asked(world, 1), [],
+                             rlhf.scorer(v.rewards, recipe.runtime), config, runtime=recipe.runtime)
+
+
+def timed(runs: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float], title: str) -> dict[str, float]:
+    """Median seconds of each contestant; they take turns, and the first round warms up."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for i in tqdm(range(rounds + 1), desc=title, leave=False):
+        for name, run in runs.items():
+            start = clock()
+            run()
+            if i:
+                taken[name].append(clock() - start)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def show(case: str, taken: Mapping[str, float], words: Callable[[float], str]) -> None:
+    """One line: each contestant's figure, and how many times as fast as transformers it is."""
+    print(f"{case:24}" + "   ".join(f"{name} {words(seconds)} (× {taken['transformers'] / seconds:.2f})"
+                                    for name, seconds in taken.items()), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -54,17 +111,17 @@ def main() -> None:
     clock = time.process_time if args.threads == 1 else time.perf_counter
     print(f"torch {torch.__version__}, {args.threads} thread(s), prompt {PROMPT} + {NEW} new tokens: new tokens a second")
     for case, (prompts, samples) in CASES.items():
-        runs = contestants(prompts, samples)
-        taken: dict[str, list[float]] = {name: [] for name in runs}
-        for i in tqdm(range(args.rounds + 1), desc=case, leave=False):
-            for name, run in runs.items():
-                start = clock()
-                run()
-                if i:                                   # the first round warms up
-                    taken[name].append(clock() - start)
-        speed = {name: prompts * samples * NEW / statistics.median(values) for name, values in taken.items()}
-        print(f"{case:24}" + "   ".join(f"{name} {value:,.0f} (× {value / speed['transformers']:.2f})"
-                                        for name, value in speed.items()))
+        taken = timed(contestants(prompts, samples), args.rounds, clock, case)
+        show(case, taken, lambda seconds, tokens=prompts * samples * NEW: f"{tokens / seconds:,.0f}")
+    place = road.workdir(preset("toy")) / "rlhf" / rlhf.VERSIONS[1]
+    if not place.exists():
+        print(f"{place} is missing, so the course's own models are not timed: python -m llama2_lib rlhf toy")
+        return
+    v = rlhf.load(place)
+    asked = [render(as_dialog(p), v.tokenizer)[0] for p in islice(rlhf.asked(world_for(preset("toy").world), 0), 32)]
+    taken = timed(own_replies(v, asked, 16, 64), args.rounds, clock, "own replies")
+    show("own replies, best of 16", taken, lambda seconds: f"{seconds:.2f} s")
+    print(f"{'a PPO iteration of 256':24}{timed({'ours': ppo_iteration(v)}, args.rounds, clock, 'PPO')['ours']:.2f} s")
 
 
 if __name__ == "__main__":

@@ -384,6 +384,21 @@ def ppo_on_the_learned_reward(seed: int, preset: str) -> Mapping[str, float]:
     return {**gains(last.before_ppo, last.policy, last.tokenizer, world, seed + 1), "kl": kept["kl"]}
 
 
+@study("B09", place="the course",
+       sentence="The same from the first checkpoint of rejection sampling, V1, on the rewards of that moment.",
+       criteria=(Criterion("gold_gain", "above", 0.06, "gold after minus before"),
+                 Criterion("helpful_gain", "above", -0.02, "gold on harmless prompts, after minus before"),
+                 Criterion("safe_gain", "above", -0.02, "gold on unsafe prompts, after minus before"),
+                 Criterion("kl", "below", 3.0, "KL to that checkpoint, nats a reply")),
+       notebook="07_ppo", symbol="llama2_lib.analysis.rlhf_studies.ppo_study")
+def ppo_from_the_first_checkpoint(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.rlhf_studies import ppo_study
+    from llama2_lib.stages.rlhf import scorer
+    recipe, world, versions = rlhf_bench(seed, preset)
+    v = versions[1]
+    return ppo_study(v.policy, v.tokenizer, world, scorer(v.rewards, recipe.runtime), recipe)
+
+
 @study("C19", place="section 3.2.3",
        sentence="The KL penalty keeps reward hacking in check: without it the score of a weak reward rises while gold "
                 "falls, with it gold does not fall.",
@@ -396,7 +411,7 @@ def kl_penalty(seed: int, preset: str) -> Mapping[str, float]:
     from llama2_lib.config import OptimConfig
     recipe, world, versions = rlhf_bench(seed, preset)
     v = versions[0]
-    return beta_study(v.policy, v.tokenizer, world, weak_scorer(recipe), recipe, (0.0, 0.05), iterations=24, batch=256,
+    return beta_study(v.policy, v.tokenizer, world, weak_scorer(recipe), recipe, (0.0, 0.05, 0.3), iterations=24, batch=256,
                       optim=OptimConfig(peak_lr=3e-4, final_lr_fraction=1.0))
 
 
