@@ -101,3 +101,20 @@ def greedy_one_by_one(model: nn.Module, prompt: list[int], steps: int, eos_id: i
         if ids[-1] == eos_id:
             break
     return ids[len(prompt):]
+
+
+def contaminated_by_loops(sample: list[int], documents: list[list[int]], longer_than: int, budget: int) -> list[bool]:
+    """Appendix A.6 word by word: every place of the sample against every place of every document, at every length."""
+    marks = [False] * len(sample)
+    for document in documents:
+        for i in range(len(sample)):
+            for j in range(len(document)):
+                if sample[i:i + 10] != document[j:j + 10]:
+                    continue
+                differ = 0
+                for n in range(min(len(sample) - i, len(document) - j)):
+                    same = sample[i + n] == document[j + n]
+                    differ += not same
+                    if same and differ <= budget and n >= 10 and n + 1 > longer_than:
+                        marks[i:i + n + 1] = [True] * (n + 1)
+    return marks
