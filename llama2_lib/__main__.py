@@ -2,6 +2,7 @@
 
     python -m llama2_lib sft toy seed=1 sft.epochs=3
     python -m llama2_lib pretrain small workdir=/data/small runtime.compile=true
+    python -m llama2_lib card toy                    # the model card of what was built so far
 """
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import ast
 import sys
 
 from llama2_lib import config
+from llama2_lib.course.card import card
 from llama2_lib.stages import road
 
 
@@ -38,6 +40,9 @@ def main(arguments: list[str]) -> int:
     folder = str(changes.pop("workdir", ""))
     try:
         recipe = config.override(config.preset(preset), **changes)
+        if stage == "card":
+            print(card(recipe, folder))
+            return 0
         result = road.build(stage, recipe, folder)
         result = result[-1] if isinstance(result, list) else result         # of several versions the last
     except (ValueError, FileNotFoundError) as error:
