@@ -101,6 +101,11 @@ def test_a_person_errs_as_often_as_their_noise_says(asked):
     assert (votes > 0).mean() == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / len(votes)))
 
 
+def test_two_equal_replies_are_a_tie_to_anybody(asked):
+    world, some, right, _ = asked
+    assert not winrate.person(Annotator("a", noise=1.0), world, 0)(some, right, [f" {r}" for r in right]).any()
+
+
 def test_a_lean_shows_and_swapping_cures_it(asked):
     world, some, right, wrong = asked
     judge = winrate.leaning(winrate.oracle(world), 5.0)
@@ -133,6 +138,17 @@ def test_power_is_how_often_an_interval_leaves_out_a_half(win, n):
     half = 1.959964 * draws.std(1, ddof=1) / math.sqrt(n)
     found = (abs(draws.mean(1) - 0.5) > half).mean()
     assert winrate.power(win, math.sqrt(win * (1 - win)), n) == pytest.approx(found, abs=0.03)
+
+
+def test_power_counted_on_values_that_are_there():
+    values = np.repeat([1.0, 0.5, 0.0], (50, 20, 30))
+    assert winrate.counted_power(values, 80) == pytest.approx(winrate.power(values.mean(), values.std(), 80), abs=0.05)
+    assert winrate.counted_power([1.0, 0.0] * 50, 80) == pytest.approx(0.05, abs=0.03)
+
+
+def test_several_judges_are_one_with_their_mean_margin():
+    first, second = (lambda p, a, b, m=m: np.array([m, -m]) for m in (0.2, 0.6))
+    assert winrate.together([first, second])([], [], []) == pytest.approx([0.4, -0.4])
 
 
 def test_the_least_number_of_prompts_is_the_least():

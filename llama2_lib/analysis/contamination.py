@@ -3,7 +3,7 @@
 The paper could not know which samples its crawl held, so it could test neither its matching nor what it concludes from it.
 Here both are known. Reports of `world.reading` are put into pages, some with question and answer and some without, half of
 the copies edited as near copies on the web are; the base model is trained further on those pages; then the matching is
-scored against what was planted, and the four subsets against an equal training on the same pages without the items.
+scored against what was planted, and the four subsets against an equal training on the same pages with other reports.
 Left out: other benchmarks, few-shot prompts.
 """
 from __future__ import annotations
@@ -29,27 +29,29 @@ from llama2_lib.world import faults, web
 from llama2_lib.world.facts import world_for
 from llama2_lib.world.reading import ReadingItem, benchmark
 
-ITEMS, COPIES, PAGES = 480, 10, 1_500
+ITEMS, COPIES, PAGES = 480, 16, 1_000
 EDITED = 0.5                 # of the copies
 ROW = 256                    # tokens: a report with its question takes half of it
 ROWS = 4
-PEAK_LR = 1e-3
-OTHER_ITEMS = 1_000_003      # added to the seed: items that the base model's own pages do not hold
+PEAK_LR = 2e-3
+OTHER = 1_000_003            # added to the seed: items that the base model's own pages do not hold
 
 
 def reports(seed: int, count: int = ITEMS) -> tuple[ReadingItem, ...]:
     """Evaluation items of which the corpus of this seed knows none; `planted` says which ones `crawl` puts into pages."""
-    return benchmark(seed + OTHER_ITEMS, count)
+    return benchmark(seed + OTHER, count)
 
 
 def crawl(recipe: Recipe, items: Sequence[ReadingItem], pages: int = PAGES, copies: int = COPIES) -> list[str]:
     """Pages without benchmark text, then with `copies` of each planted item put into pages drawn by lot."""
     rng, config = Random(f"leak {recipe.seed}"), replace(recipe.world, documents=pages, contaminated=0.0)
-    texts = [page.text for page in web.pages(world_for(recipe.world), config, recipe.seed + OTHER_ITEMS)]
+    texts = [page.text for page in web.pages(world_for(recipe.world), config, recipe.seed + OTHER)]
+    held: list[list[str]] = [[] for _ in texts]
     for item in [item for item in items if item.planted] * copies:
         place = rng.randrange(pages)
         piece = faults.edit(item.planted_text, rng) if rng.random() < EDITED else item.planted_text
-        texts[place] = faults.insert(texts[place], piece, rng, own_line=True)
+        texts[place] = faults.insert(texts[place], piece, rng, own_line=True, keep=held[place])
+        held[place].append(piece)
     return texts
 
 
@@ -80,7 +82,7 @@ def found_against_planted(items: Sequence[ReadingItem], contamination: Contamina
 
 @dataclass(frozen=True)
 class Leak:
-    """A benchmark that leaked: items, which of their tokens the pages hold, and right answers with and without the leak."""
+    """A benchmark that leaked: items, which of their tokens the pages hold, right answers after them and after others."""
     items: tuple[ReadingItem, ...]
     contamination: Contamination
     leaked_S: np.ndarray
@@ -98,15 +100,15 @@ class Leak:
 
 def leak(recipe: Recipe, folder: str | Path = "", count: int = ITEMS, pages: int = PAGES, copies: int = COPIES,
          title: str = "") -> Leak:
-    """Plant, train with and without the items for equally many steps, measure."""
+    """Plant the items, or others in their place; train on either for equally many steps; ask both models the items."""
     base = road.build("pretrain", recipe, folder)
     items = reports(recipe.seed, count)
-    texts, clean = crawl(recipe, items, pages, copies), crawl(recipe, [], pages)
+    texts, others = (crawl(recipe, x, pages, copies) for x in (items, reports(recipe.seed + OTHER, count)))
     contamination = Contamination(base.tokenizer.encode_batch([i.text for i in items]))
     contamination.read(base.tokenizer.encode(text) for text in texts)
     steps = (contamination.tokens + 2 * pages) // (ROW * ROWS)
     scores = [answered(trained_on(base.model, base.tokenizer, pages_of, recipe, steps, title), base.tokenizer, items)
-              for pages_of in (texts, clean)]
+              for pages_of in (texts, others)]
     return Leak(items, contamination, *scores)
 
 

@@ -53,13 +53,21 @@ def reward_model(scorer: Scorer, tokenizer: Tokenizer) -> Judge:
 
 
 def person(annotator: Annotator, world: World, seed: int, side: str = HELPFULNESS) -> Judge:
-    """One annotator, who sees each reply's worth through noise of their own; asked again they see new noise."""
+    """One annotator, who sees each reply's worth through noise of their own; asked again they see new noise.
+
+    Nobody prefers one of two equal replies.
+    """
     rng = Random(f"{annotator.name} {seed}")
 
-    def judge(prompts: Sequence[Prompt], first: Sequence[str], second: Sequence[str]) -> np.ndarray:
-        return np.array([annotator.perceives(world, p, a, rng, side) - annotator.perceives(world, p, b, rng, side)
-                         for p, a, b in zip(prompts, first, second, strict=True)])
-    return judge
+    def margin(prompt: Prompt, a: str, b: str) -> float:
+        seen = [annotator.perceives(world, prompt, reply, rng, side) for reply in (a, b)]
+        return 0.0 if a.strip() == b.strip() else seen[0] - seen[1]
+    return lambda prompts, first, second: np.array([margin(*pair) for pair in zip(prompts, first, second, strict=True)])
+
+
+def together(judges: Sequence[Judge]) -> Judge:
+    """Several judges as one: the mean of their margins."""
+    return lambda prompts, first, second: np.mean([judge(prompts, first, second) for judge in judges], axis=0)
 
 
 def leaning(judge: Judge, lean: float) -> Judge:
@@ -162,6 +170,13 @@ def power(win: float, deviation: float, prompts: int, level: float = LEVEL) -> f
     normal = NormalDist()
     shift, z = abs(win - 0.5) * math.sqrt(prompts) / deviation, normal.inv_cdf((1 + level) / 2)
     return normal.cdf(shift - z) + normal.cdf(-shift - z)
+
+
+def counted_power(values_N: Sequence[float], prompts: int, draws: int = 1_000, seed: int = 0) -> float:
+    """The same by counting: how often so many prompts, drawn from those there are, give a normal interval without ½."""
+    some_DN = np.random.default_rng(seed).choice(np.asarray(values_N, dtype=float), (draws, prompts))
+    half_D = NormalDist().inv_cdf((1 + LEVEL) / 2) * some_DN.std(1, ddof=1) / math.sqrt(prompts)
+    return float((np.abs(some_DN.mean(1) - 0.5) > half_D).mean())
 
 
 def prompts_needed(win: float, deviation: float, wanted: float = 0.8, level: float = LEVEL) -> int:

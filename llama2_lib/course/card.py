@@ -35,8 +35,8 @@ def card(recipe: Recipe, folder: str | Path = "", measured: Mapping[str, str] | 
     require(watts > 0, f"watts must be above 0, got {watts}")
     place = road.workdir(recipe, folder)
     fields = {**_details(recipe, place), "Intended use": USES,
-              "Out-of-scope uses": OUT_OF_SCOPE.format(facts=len(world_for(recipe.world).facts)), **_hardware(recipe, place, watts),
-              **_data(place), "Ethical considerations and limitations": LIMITS}
+              "Out-of-scope uses": OUT_OF_SCOPE.format(facts=len(world_for(recipe.world).facts)),
+              **_hardware(recipe, place, watts), **_data(place), "Ethical considerations and limitations": LIMITS}
     rows = [f"| {name} | {text} |" for name, text in fields.items()]
     numbers = [f"| {name} | {number} |" for name, number in (_evaluation(place) | dict(measured or {})).items()]
     return "\n".join([f"# Model card: {recipe.name}, seed {recipe.seed}", "", "| | |", "|---|---|", *rows, "",

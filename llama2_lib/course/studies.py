@@ -424,3 +424,20 @@ def low_tail(seed: int, preset: str) -> Mapping[str, float]:
     from llama2_lib.analysis.rlhf_studies import scores_study
     recipe, world, versions = rlhf_bench(seed, preset)
     return scores_study(versions, world, recipe)
+
+
+# ------------------------------------------------------------------------------------------ appendix A.6: contamination
+
+@study("C32", place="A.6, Table 51",
+       sentence="Contaminated samples score higher and clean ones lower, all four Z beyond 2; what is found is what was "
+                "planted.",
+       criteria=(Criterion("z_clean", "below", -2.0, "Z of the clean subset"),
+                 Criterion("z_not_clean", "above", 2.0, "Z of the subset that is not clean"),
+                 Criterion("z_not_dirty", "below", -2.0, "Z of the subset that is not dirty"),
+                 Criterion("z_dirty", "above", 2.0, "Z of the dirty subset"),
+                 Criterion("precision", "above", 0.95, "share of the samples found that were planted"),
+                 Criterion("recall", "above", 0.95, "share of the samples planted that were found")),
+       notebook="11_evaluation", symbol="llama2_lib.analysis.contamination.leak_study")
+def leaked_benchmark(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.contamination import leak, leak_study
+    return leak_study(leak(seeded(seed, preset)))
