@@ -69,4 +69,4 @@ def test_both_models_train_for_equally_many_steps_on_a_tiny_run(tmp_path):
                                "pretrain.snapshots": 0, "pretrain.validation_share": 0.1, "runtime.precision": "float32"})
     found = leaks.leak(tiny, tmp_path, count=16, pages=20, copies=2)
     assert len(found.leaked_S) == len(found.control_S) == 16 and found.contamination.documents == 20
-    assert leaks.found_against_planted(found.items, found.contamination, 50).recall > 0.6
+    assert found.score(50).recall > 0.6

@@ -72,14 +72,6 @@ def answered(model: Transformer, tokenizer: Tokenizer, items: Sequence[ReadingIt
     return np.array([is_right(text.partition("\n")[0], item.answer) for text, item in zip(said, items, strict=True)])
 
 
-def found_against_planted(items: Sequence[ReadingItem], contamination: Contamination, length: int) -> Score:
-    """Samples that are not clean against samples that were planted."""
-    score = Score()
-    for item, share in zip(items, contamination.shares(length), strict=True):
-        score.count(found=bool(share >= CLEAN), true=bool(item.planted))
-    return score
-
-
 @dataclass(frozen=True)
 class Leak:
     """A benchmark that leaked: items, which of their tokens the pages hold, right answers after them and after others."""
@@ -92,6 +84,13 @@ class Leak:
     def length(self) -> int:
         """The L that Table 51 would report: the largest at which the set is affected, the largest there is if at none."""
         return largest_length(self.leaked_S, self.contamination) or max(self.contamination.lengths)
+
+    def score(self, length: int) -> Score:
+        """Samples that are not clean against samples that were planted."""
+        score = Score()
+        for item, share in zip(self.items, self.contamination.shares(length), strict=True):
+            score.count(found=bool(share >= CLEAN), true=bool(item.planted))
+        return score
 
     def table(self, control: bool = False) -> dict[str, Subset]:
         """The four subsets at that L."""
@@ -114,7 +113,7 @@ def leak(recipe: Recipe, folder: str | Path = "", count: int = ITEMS, pages: int
 
 def leak_study(found: Leak) -> Mapping[str, float]:
     """C32: the four Z, precision and recall at the L that Table 51 would report, and the same subsets of the control."""
-    score = found_against_planted(found.items, found.contamination, found.length)
+    score = found.score(found.length)
     numbers: dict[str, float] = {"length": found.length, "precision": score.precision, "recall": score.recall}
     for arm, control in (("", False), ("control_", True)):
         for name, subset in found.table(control).items():

@@ -12,9 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from llama2_lib.analysis.agreement import counts
+from llama2_lib.analysis.contamination import Leak
 from llama2_lib.analysis.winrate import Rates
 from llama2_lib.course import plots
-from llama2_lib.text.contamination import Subset
+from llama2_lib.text.contamination import EVIDENCE, LENGTHS, SUBSETS, subsets
 from llama2_lib.world.annotators import Annotator
 from llama2_lib.world.dialogs import Prompt
 from llama2_lib.world.facts import World
@@ -92,23 +93,32 @@ def coefficients(shares: Sequence[float], curves: Mapping[str, Sequence[float]],
     return fig
 
 
-def lengths(found: Mapping[int, Mapping[str, float]], z: Mapping[str, Sequence[float]]) -> Figure:
-    """Over the length L of A.6: precision and recall against what was planted, and the four Z."""
+def lengths(leak: Leak) -> Figure:
+    """Over the length L of A.6: precision and recall against what was planted, and Z of the four subsets."""
     fig, (left, right) = plots.figure(1, 2, height=2.8)
+    scores = [leak.score(n) for n in LENGTHS]
     for i, key in enumerate(("precision", "recall")):
-        left.plot(list(found), [v[key] for v in found.values()], marker=plots.MARKERS[i], label=key)
+        left.plot(LENGTHS, [getattr(s, key) for s in scores], marker=plots.MARKERS[i], label=key)
     left.set(xlabel="L, tokens", ylim=(0, 1.05), title="against the truth")
     left.legend(loc="lower right")
-    for i, (name, values) in enumerate(z.items()):
-        right.plot(list(found), values, marker=plots.MARKERS[i], label=name)
-    right.axhspan(-2, 2, color=plots.PALE, zorder=0)
+    tables = [subsets(leak.leaked_S, leak.contamination.shares(n)) for n in LENGTHS]
+    for i, name in enumerate(SUBSETS):
+        right.plot(LENGTHS, [t[name].z for t in tables], marker=plots.MARKERS[i], label=name)
+    right.axhspan(-EVIDENCE, EVIDENCE, color=plots.PALE, zorder=0)
     right.set(xlabel="L, tokens", title="Z of the subsets")
     right.legend(ncols=2, fontsize=8)
     return fig
 
 
-def table_51(tables: Mapping[str, Mapping[str, Subset]]) -> None:
-    """Table 51: a row a subset, of each model asked."""
+def table_51(leak: Leak) -> None:
+    """Table 51: a row a subset, for the model that learned from the leak and for the control; then the answers by what was
+    planted of an item."""
+    tables = {"the leak": leak.table(), "other reports": leak.table(control=True)}
     rows = [[model, name, f"{100 * s.contamination:.1f}", f"{s.n:,}", f"{100 * s.mean:.1f}", f"{100 * s.expected:.1f}",
              f"{s.z:+.2f}"] for model, table in tables.items() for name, s in table.items()]
     plots.table(rows, ["model trained on", "subset", "contaminated, %", "n", "X̄", "μ", "Z"])
+    print()
+    planted = np.array([item.planted or "nothing" for item in leak.items])
+    answers = [[kind, f"{leak.leaked_S[planted == kind].mean():.2f}", f"{leak.control_S[planted == kind].mean():.2f}"]
+               for kind in sorted(set(planted), reverse=True)]
+    plots.table(answers, ["planted of the item", "right after the leak", "right after other reports"])
