@@ -29,7 +29,7 @@ from llama2_lib.world import faults, web
 from llama2_lib.world.facts import world_for
 from llama2_lib.world.reading import ReadingItem, benchmark
 
-ITEMS, COPIES, PAGES = 480, 16, 1_000
+ITEMS, COPIES, PAGES = 480, 16, 1_000      # six copies, half the rate and steps: two of four Z within 2
 EDITED = 0.5                 # of the copies
 ROW = 256                    # tokens: a report with its question takes half of it
 ROWS = 4
@@ -55,13 +55,12 @@ def crawl(recipe: Recipe, items: Sequence[ReadingItem], pages: int = PAGES, copi
     return texts
 
 
-def trained_on(base: Transformer, tokenizer: Tokenizer, texts: Sequence[str], recipe: Recipe, steps: int,
-               title: str = "") -> Transformer:
+def trained_on(base: Transformer, tokenizer: Tokenizer, texts: Sequence[str], recipe: Recipe, steps: int) -> Transformer:
     """A copy of the base model, trained further on `texts`, read as pretraining reads them."""
     model, stream_N = copy.deepcopy(base), pretrain.token_stream(texts, tokenizer)
     optim = replace(recipe.pretrain.optim, peak_lr=PEAK_LR, warmup_steps=steps // 10)
     trainer.fit(model, Loader(Windows(stream_N, ROW), ROWS, recipe.seed), pretrain.pretrain_loss, optim, steps,
-                runtime=recipe.runtime, seed=recipe.seed, title=title)
+                runtime=recipe.runtime, seed=recipe.seed)
     return model.eval()
 
 
@@ -97,8 +96,7 @@ class Leak:
         return subsets(self.control_S if control else self.leaked_S, self.contamination.shares(self.length))
 
 
-def leak(recipe: Recipe, folder: str | Path = "", count: int = ITEMS, pages: int = PAGES, copies: int = COPIES,
-         title: str = "") -> Leak:
+def leak(recipe: Recipe, folder: str | Path = "", count: int = ITEMS, pages: int = PAGES, copies: int = COPIES) -> Leak:
     """Plant the items, or others in their place; train on either for equally many steps; ask both models the items."""
     base = road.build("pretrain", recipe, folder)
     items = reports(recipe.seed, count)
@@ -106,7 +104,7 @@ def leak(recipe: Recipe, folder: str | Path = "", count: int = ITEMS, pages: int
     contamination = Contamination(base.tokenizer.encode_batch([i.text for i in items]))
     contamination.read(base.tokenizer.encode(text) for text in texts)
     steps = (contamination.tokens + 2 * pages) // (ROW * ROWS)
-    scores = [answered(trained_on(base.model, base.tokenizer, pages_of, recipe, steps, title), base.tokenizer, items)
+    scores = [answered(trained_on(base.model, base.tokenizer, pages_of, recipe, steps), base.tokenizer, items)
               for pages_of in (texts, others)]
     return Leak(items, contamination, *scores)
 
