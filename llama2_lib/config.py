@@ -266,6 +266,24 @@ class RLHFConfig:
 
 
 @dataclass(frozen=True)
+class DistillationConfig:
+    """Safety context distillation (section 4.2.4). The paper is silent on all of it."""
+    prompts: int                       # adversarial ones, a reply with the preprompt and one without to each
+    epochs: int
+    batch_size: int
+    seq_len: int
+    optim: OptimConfig
+    lessons: int = 0                   # of each kind, for a model that does not know what a preprompt is
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "epochs", "batch_size"):
+            require(getattr(self, name) >= 1, f"distillation.{name} must be at least 1, got {getattr(self, name)}")
+        require(self.lessons >= 0, f"distillation.lessons must not be negative, got {self.lessons}")
+        require(self.temperature >= 0, f"distillation.temperature must not be negative, got {self.temperature}")
+
+
+@dataclass(frozen=True)
 class RuntimeConfig:
     """How the arithmetic is done; nothing here changes what is computed."""
     precision: str = "auto"    # auto: bf16 autocast where this processor is faster with it; else float32 or bfloat16
@@ -289,6 +307,7 @@ class Recipe:
     rejection: RejectionConfig
     ppo: PPOConfig
     rlhf: RLHFConfig
+    distillation: DistillationConfig
     world: WorldConfig = field(default_factory=WorldConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -296,7 +315,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for stage, seq_len in (("pretrain", self.pretrain.longest), ("sft", self.sft.seq_len),
-                               ("variant", self.variant.seq_len)):
+                               ("variant", self.variant.seq_len), ("distillation", self.distillation.seq_len)):
             require(seq_len <= self.model.max_seq_len,
                     f"{stage}.seq_len {seq_len} exceeds model.max_seq_len {self.model.max_seq_len}")
 
@@ -322,6 +341,8 @@ def toy() -> Recipe:
                       optim=OptimConfig(peak_lr=1e-4, final_lr_fraction=1.0)),
         rlhf=RLHFConfig(prompts=1_200, batch=PreferencesConfig(helpfulness=1_600, safety=500, temperatures=(0.8, 1.1)),
                         bag_from=1),
+        distillation=DistillationConfig(prompts=400, epochs=2, batch_size=4, seq_len=384, lessons=100,
+                                        optim=OptimConfig(peak_lr=3e-4, warmup_steps=2)),
     )
 
 
@@ -344,6 +365,8 @@ def small() -> Recipe:
         ppo=PPOConfig(iterations=200, batch=512, minibatch=64, beta=0.02, max_new_tokens=256,
                       optim=OptimConfig(peak_lr=1e-5, final_lr_fraction=1.0)),
         rlhf=RLHFConfig(prompts=10_000, batch=PreferencesConfig(helpfulness=20_000, safety=6_000)),
+        distillation=DistillationConfig(prompts=4_000, epochs=2, batch_size=64, seq_len=1024, lessons=500,
+                                        optim=OptimConfig(peak_lr=3e-5, warmup_steps=5)),
     )
 
 
@@ -369,6 +392,8 @@ def _llama2(name: str, peak_lr: float, reward_lr: float = 1e-5, beta: float = 0.
                       optim=OptimConfig(peak_lr=1e-6, final_lr_fraction=1.0)),
         rlhf=RLHFConfig(prompts=100_000, safety=0.1,                          # fourteen batches in all: Table 26
                         batch=PreferencesConfig(helpfulness=50_646, safety=50_646, off_topic=0.0)),
+        distillation=DistillationConfig(prompts=10_000, epochs=1, batch_size=64, seq_len=4096,
+                                        optim=OptimConfig(peak_lr=1e-5)),
         runtime=RuntimeConfig(precision="bfloat16", compile=True),
     )
 

@@ -11,9 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from llama2_lib.config import Recipe, require
-from llama2_lib.stages import corpus, preferences, pretrain, reward, rlhf, sft
+from llama2_lib.stages import corpus, distillation, preferences, pretrain, reward, rlhf, sft
 
 PROJECT = Path(__file__).resolve().parents[2]
+
+
+def distil(recipe: Recipe, folder: Path) -> distillation.Distilled:
+    """Context distillation of the first version, before any RLHF, gated by that version's safety reward."""
+    first = rlhf.run(recipe, folder, rlhf.VERSIONS[0])[0]
+    return distillation.run(recipe, folder, first.folder, rlhf.scorer(first.rewards, recipe.runtime))
+
+
 STAGES: dict[str, tuple[Callable[[Recipe, Path], Any], tuple[str, ...]]] = {
     "corpus": (corpus.run, ()),
     "pretrain": (pretrain.run, ("corpus",)),
@@ -22,6 +30,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], Any], tuple[str, ...]]] = {
     "preferences": (preferences.run, ("sft", "variant")),
     "reward": (reward.run, ("preferences",)),
     "rlhf": (rlhf.run, ("reward",)),
+    "distillation": (distil, ("reward",)),
 }
 
 
