@@ -108,7 +108,7 @@ def dialogue_scores(model: RewardModel, tokenizer: Tokenizer, asked: Sequence[Di
 
 # ------------------------------------------------------------------------------------------------------------ safety RLHF
 
-def safety_rlhf_study(versions: Sequence[Version], world: World, seed: int, count: int = 800) -> Mapping[str, float]:
+def safety_rlhf_study(versions: Sequence[Version], world: World, seed: int, count: int = 600) -> Mapping[str, float]:
     """Violations on held-out and on test topics, and gold on helpful prompts, for each version."""
     found = {}
     for v in versions:

@@ -21,13 +21,14 @@ def before_after(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], box: tuple
     fig, axes = plots.figure(1, len(panels), height=3.3, sharex=True, sharey=True)
     for ax, (name, (x_N, y_N)) in zip(np.atleast_1d(axes), panels.items(), strict=True):
         ax.plot([0, 1], [0, 1], color=plots.GREY, lw=1, ls=":")
-        ax.scatter(x_N, y_N, s=9, color=plots.NAVY, alpha=0.35, lw=0)
+        apart_2N = np.random.default_rng(0).uniform(-0.02, 0.02, (2, len(x_N)))      # many scores are 0 or 1
+        ax.scatter(x_N + apart_2N[0], y_N + apart_2N[1], s=9, color=plots.NAVY, alpha=0.35, lw=0)
         better, worse = ((a < box[0]) & (b > box[1]) for a, b in ((x_N, y_N), (y_N, x_N)))
         for (left, bottom), inside in (((0, box[1]), better), ((box[1], 0), worse)):
             ax.add_patch(plots.plt.Rectangle((left, bottom), box[0], box[0], fill=False, color=plots.VERMILION, lw=1.4))
             ax.text(left + box[0] / 2, bottom + box[0] / 2, f"{np.mean(inside):.0%}", ha="center", va="center",
                     color=plots.VERMILION, fontsize=12, fontweight="bold")
-        ax.set(xlabel="score before", title=name, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        ax.set(xlabel="score before", title=name, xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
     np.atleast_1d(axes)[0].set(ylabel="score after")
     return fig
 
@@ -40,17 +41,20 @@ def mixes(found: Mapping[float, Mix]) -> Figure:
         left.plot(place, [getattr(m, attribute).mean() for m in found.values()], marker=plots.MARKERS[i], label=name)
     left.set(ylabel="mean score", ylim=(0, 1))
     left.legend()
-    bottom = np.zeros(len(found))
-    edges = (0, LOW, 0.5, 0.8, 1.0 + 1e-9)
-    shades = (plots.VERMILION, plots.AMBER, plots.SKY, plots.NAVY)
-    for a, b, colour in zip(edges, edges[1:], shades, strict=False):
-        share = np.array([((m.safety_N >= a) & (m.safety_N < b)).mean() for m in found.values()])
-        right.bar(place, share, bottom=bottom, color=colour, edgecolor="white", label=f"{a:g} to {b:.1f}")
-        bottom += share
-    right.set(ylabel="share of replies", ylim=(0, 1))
-    right.legend(title="safety score", loc="center left", bbox_to_anchor=(1, 0.5))
+    _bands(right, [m.safety_N for m in found.values()])
     _shares(place, list(found), left, right)
     return fig
+
+
+def _bands(ax, scores: Sequence[np.ndarray]) -> None:
+    """Stacked bars: how many of the scores, 0…1, lie in each of four bands; scores crowd at both ends."""
+    edges, bottom = (0, LOW, 0.5, 0.8, 1.0 + 1e-9), np.zeros(len(scores))
+    for a, b, colour in zip(edges, edges[1:], (plots.VERMILION, plots.AMBER, plots.SKY, plots.NAVY), strict=False):
+        share = np.array([((s >= a) & (s < b)).mean() for s in scores])
+        ax.bar(range(len(scores)), share, bottom=bottom, color=colour, edgecolor="white", label=f"{a:g} to {b:.1f}")
+        bottom += share
+    ax.set(ylabel="share of replies", ylim=(0, 1))
+    ax.legend(title="safety score", loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
 
 
 def refused(found: Mapping[float, Mix]) -> Figure:
@@ -58,16 +62,16 @@ def refused(found: Mapping[float, Mix]) -> Figure:
     fig, ax = plots.figure(height=2.7)
     place = np.arange(len(found))
     for i, (name, attribute) in enumerate((("borderline", "borderline_refused"), ("helpful", "refused"))):
-        errorbars(ax, place, [getattr(m.answers, attribute) for m in found.values()], i, name)
-    ax.set(ylabel="refused", ylim=(-0.02, None))
-    ax.legend(title="prompts")
+        errorbars(ax, place + 0.06 * i, [getattr(m.answers, attribute) for m in found.values()], i, name)
+    ax.set(ylabel="refused", ylim=(0, None))
+    ax.legend(title="prompts", loc="upper left")
     _shares(place, list(found), ax)
     return fig
 
 
 def _shares(place: np.ndarray, shares: Sequence[float], *panels) -> None:
     for ax in panels:
-        ax.set_xticks(place, [f"{s:.0%}" for s in shares])
+        ax.set_xticks(place, [f"{s:.0%}" for s in shares], fontsize=8)
         ax.set(xlabel="share of the safety data used")
 
 
@@ -86,20 +90,18 @@ def rates(groups: Mapping[str, Mapping[str, Rate]], ylabel: str) -> Figure:
     for i, (group, found) in enumerate(groups.items()):
         place = np.arange(len(names)) + 0.12 * (i - (len(groups) - 1) / 2)
         errorbars(ax, place, [found[n] for n in names], i, group, joined=False)
-    ax.set_xticks(np.arange(len(names)), names, rotation=20, ha="right")
-    ax.set(ylabel=ylabel, ylim=(-0.02, None))
-    ax.legend()
+    few = len(names) < 5
+    ax.set_xticks(np.arange(len(names)), names, rotation=0 if few else 20, ha="center" if few else "right")
+    ax.set(ylabel=ylabel, ylim=(0, None))
+    ax.legend(ncols=len(groups), loc="lower left", bbox_to_anchor=(0, 1))
     return fig
 
 
 def preprompts(scores: Mapping[str, np.ndarray], before_N: np.ndarray, after: Mapping[str, np.ndarray]) -> Figure:
     """Figure 16: the distribution of scores of each way, and the change of each prompt's score over what it was before."""
     fig, (left, right) = plots.figure(1, 2, height=3.0)
-    boxes = left.boxplot(list(scores.values()), orientation="vertical", widths=0.6, showfliers=False, patch_artist=True)
-    for box in boxes["boxes"]:
-        box.set(facecolor=plots.SKY, edgecolor=plots.NAVY)
-    left.set_xticks(range(1, len(scores) + 1), list(scores), rotation=20, ha="right")
-    left.set(ylabel="safety score")
+    _bands(left, list(scores.values()))
+    left.set_xticks(range(len(scores)), list(scores), rotation=30, ha="right", fontsize=8)
     edges = np.quantile(before_N, np.linspace(0, 1, 6))
     group_N = np.clip(np.searchsorted(edges, before_N, side="right") - 1, 0, 4)
     for i, (name, after_N) in enumerate(after.items()):

@@ -181,7 +181,8 @@ def run(recipe: Recipe, workdir: Path, start: Path, scorer: Scorer) -> Distilled
 
     scorer: the safety reward that belongs to `start`. Built unless workdir/distillation holds it.
     """
-    key = checkpoint.fingerprint("distillation", recipe.distillation, recipe.seed, risks(), checkpoint.artifact_key(start))
+    key = checkpoint.fingerprint("distillation", recipe.distillation, recipe.seed, VIRTUES, TEMPLATES, PLAIN, risks(),
+                                 checkpoint.artifact_key(start))
     folder = checkpoint.artifact(workdir / "distillation", key, lambda tmp: _distil(recipe, start, scorer, tmp))
     pairs = [Pair(**json.loads(line)) for line in (folder / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
     return Distilled(folder, checkpoint.load_model(folder / "taught").eval(), checkpoint.load_model(folder).eval(),
