@@ -80,7 +80,7 @@ def errorbars(ax, place: Sequence[float], rates: Sequence[Rate], style: int, nam
     shares = np.array([r.share for r in rates])
     low, high = np.array([r.interval for r in rates]).T
     ax.errorbar(place, shares, yerr=(shares - low, high - shares), marker=plots.MARKERS[style], color=plots.COLOURS[style],
-                ls=plots.LINES[style] if joined else "", capsize=3, label=name)
+                ls=plots.LINES[style] if joined else "", capsize=3, label=name, clip_on=False)
 
 
 def rates(groups: Mapping[str, Mapping[str, Rate]], ylabel: str) -> Figure:
