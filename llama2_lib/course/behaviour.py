@@ -1,0 +1,56 @@
+"""What notebooks 10 and 12 lean on: pictures of diversity over the temperature, of a sense of time, and of tools.
+
+Paper: section 5.1, Figures 21 and 22, Table 15. Drawing only; what is shown is computed elsewhere.
+"""
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from llama2_lib.course import plots
+
+LINE = 100       # characters of a line of samples
+
+
+def over_temperature(temperatures: Sequence[float], groups: Mapping[str, Mapping[str, np.ndarray]], what: str) -> Figure:
+    """Figure 21: a panel a group, a line a model with the standard error over prompts; groups[group][model] is (P, T)."""
+    fig, panels = plots.figure(1, len(groups), height=2.9, sharey=True)
+    for ax, (group, models) in zip(np.atleast_1d(panels), groups.items(), strict=True):
+        for i, (name, values_PT) in enumerate(models.items()):
+            mean_T, error_T = values_PT.mean(0), values_PT.std(0) / np.sqrt(len(values_PT))
+            (line,) = ax.plot(temperatures, mean_T, marker=plots.MARKERS[i], label=name)
+            ax.fill_between(temperatures, mean_T - error_T, mean_T + error_T, color=line.get_color(), alpha=0.15, lw=0)
+        ax.set(xlabel="temperature", title=f"{group} prompts")
+    np.atleast_1d(panels)[0].set(ylabel=what)
+    np.atleast_1d(panels)[0].legend()
+    return fig
+
+
+def intervals(found: Mapping[str, tuple[float, float, float]], xlabel: str) -> Figure:
+    """Means with their intervals (mean, low, high), one row a name, and a line at 0."""
+    fig, ax = plots.figure(height=0.34 * len(found) + 0.8)
+    for i, (mean, low, high) in enumerate(found.values()):
+        ax.plot([low, high], [i, i], color=plots.NAVY, linestyle="-")
+        ax.plot(mean, i, color=plots.NAVY, marker="o")
+    ax.axvline(0, color=plots.GREY, linewidth=1, linestyle="--")
+    ax.set(xlabel=xlabel, yticks=range(len(found)), yticklabels=list(found), ylim=(len(found) - 0.5, -0.5))
+    return fig
+
+
+def samples(columns: Mapping[str, Sequence[str]], notes: Mapping[str, str]) -> Figure:
+    """Replies as text, one block a name with its note beside it."""
+    lines = []
+    for name, texts in columns.items():
+        lines.append((f"{name}   {notes[name]}", True))
+        for text in texts:
+            wrapped = textwrap.wrap(text.replace("\n", " / "), LINE) or ["(nothing)"]
+            lines += [(("· " if i == 0 else "  ") + part, False) for i, part in enumerate(wrapped[:2])]
+    fig, ax = plots.figure(height=0.19 * len(lines) + 0.2)
+    ax.axis("off")
+    ax.set(ylim=(len(lines), 0), xlim=(0, 1))
+    for i, (text, title) in enumerate(lines):
+        ax.text(0, i + 0.5, text.replace("$", r"\$"), va="center", fontsize=8, weight="bold" if title else "normal")
+    return fig
