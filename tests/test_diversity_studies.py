@@ -90,8 +90,16 @@ def test_replies_are_grouped_by_prompt_and_one_greedy_reply_is_like_the_other(mo
 
 def test_the_study_finds_no_change_between_a_model_and_itself(model, tokenizer):
     found = studies.diversity_study({"a": (model, tokenizer), "b": (model, tokenizer)}, load(), 0, asked=2, samples=2)
-    assert [found[k] for k in ("rise_difference", "slope_factual", "slope_difference")] == [0, 0, 0]
+    assert [found[f"{k}_b"] for k in ("rise_difference", "slope_factual", "slope_difference")] == [0, 0, 0]
     assert found["factual_a_0.4"] == found["factual_b_0.4"]
+
+
+def test_a_published_model_answers_the_paper_s_kind_of_prompts(model, tokenizer, tmp_path, monkeypatch):
+    save_hf(model, tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer.path.read_bytes())
+    monkeypatch.setattr(studies, "REAL", {"factual": ("What is 1 + 1?",), "creative": ("Write a poem.",)})
+    found = studies.real(tmp_path, samples=2, temperatures=(0.0, 1.0))
+    assert all(cold > hot >= 0 for cold, hot in found.values())
 
 
 @pytest.mark.parametrize("save", [save_hf, save_meta])

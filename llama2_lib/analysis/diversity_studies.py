@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llama2_lib.analysis.chat import judged
 from llama2_lib.analysis.diversity import distinct, self_bleu, word_entropy
 from llama2_lib.config import require
 from llama2_lib.model.replies import REPLY_TOKENS, replies
@@ -89,6 +90,20 @@ def spreads(talkers: Mapping[str, Talker], asked: Mapping[str, Sequence[Dialog]]
             for name, talker in talkers.items()}
 
 
+def gold_of(talker: Talker, world: World, group: str, count: int, seed: int = 0, temperature: float = 1.0) -> np.ndarray:
+    """The oracle's score of one reply to each of `count` test prompts of a group: how much there is to choose among."""
+    asked = list(prompts(world, count, seed + 83, KINDS[group], TEST))
+    return np.array([j.gold.total for j in judged(*talker, world, asked, temperature, seed)])
+
+
+def real(folder: str | Path, samples: int = SAMPLES, seed: int = 0, temperatures: Sequence[float] = (0.6, 1.0, 1.4),
+         ) -> dict[str, list[float]]:
+    """Mean Self-BLEU of a published chat model on the prompts REAL, by group, over the temperatures."""
+    asked = {group: [dialog(text) for text in texts] for group, texts in REAL.items()}
+    found = spreads({"published": published(folder)}, asked, temperatures, samples, seed)["published"]
+    return {group: s.self_bleu_PT.mean(0).tolist() for group, s in found.items()}
+
+
 # --------------------------------------------------------------------------------------------------------------- intervals
 
 def resampled(values_P: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
@@ -126,16 +141,15 @@ def changes(before: Mapping[str, Spread], after: Mapping[str, Spread], temperatu
     return found
 
 
-def diversity_study(talkers: Mapping[str, Talker], world: World, seed: int, asked: int = 40,
+def diversity_study(talkers: Mapping[str, Talker], world: World, seed: int, asked: int = 30,
                     samples: int = SAMPLES) -> Mapping[str, float]:
-    """Figure 21 from the first of `talkers` to the last: Self-BLEU at each temperature, rises, slopes, their differences."""
+    """Figure 21: Self-BLEU at each temperature, and what changed from the first of `talkers` to each of the others."""
     found = spreads(talkers, instructions(world, asked, seed + 81), TEMPERATURES, samples, seed)
-    first, last = list(found)[0], list(found)[-1]
     numbers = {f"{g}_{name}_{t}": float(m) for name, groups in found.items() for g in GROUPS
                for t, m in zip(TEMPERATURES, groups[g].self_bleu_PT.mean(0), strict=True)}
-    numbers |= {f"slope_{g}_{name}": float(groups[g].slope_P(TEMPERATURES).mean()) for name, groups in found.items()
-                for g in GROUPS}
-    for name, (mean, low, high) in changes(found[first], found[last], TEMPERATURES, seed).items():
-        key = name.replace(" ", "_")
-        numbers |= {key: mean, f"{key}_low": low, f"{key}_high": high}
+    first, *later = found
+    for name in later:
+        for what, (mean, low, high) in changes(found[first], found[name], TEMPERATURES, seed).items():
+            key = f"{what.replace(' ', '_')}_{name}"
+            numbers |= {key: mean, f"{key}_low": low, f"{key}_high": high}
     return numbers

@@ -500,12 +500,12 @@ def red_team(seed: int, preset: str) -> Mapping[str, float]:
 @study("C29", place="Figure 21",
        sentence="RLHF raises Self-BLEU more on factual than on creative prompts: at the hottest temperature, and by "
                 "flattening its slope over the temperature.",
-       criteria=(Criterion("rise_difference", "above", 0.0, "rise of Self-BLEU from SFT to V5 at T = 1.4, factual minus "
-                                                            "creative"),
-                 Criterion("slope_factual", "above", 0.0, "change of the slope on factual prompts, SFT to V5"),
-                 Criterion("slope_difference", "above", 0.0, "change of the slope, factual minus creative")),
+       criteria=(Criterion("rise_difference_V5", "above", 0.0, "rise of Self-BLEU from SFT to V5 at T = 1.4, factual "
+                                                               "minus creative"),
+                 Criterion("slope_factual_V5", "above", 0.0, "change of the slope on factual prompts, SFT to V5"),
+                 Criterion("slope_difference_V5", "above", 0.0, "change of the slope, factual minus creative")),
        notebook="10_temperature_and_self_bleu", symbol="llama2_lib.analysis.diversity_studies.diversity_study")
 def diversity_by_kind(seed: int, preset: str) -> Mapping[str, float]:
     from llama2_lib.analysis.diversity_studies import diversity_study
     _, world, versions = rlhf_bench(seed, preset)
-    return diversity_study({v.name: (v.policy, v.tokenizer) for v in (versions[0], versions[-1])}, world, seed)
+    return diversity_study({v.name: (v.policy, v.tokenizer) for v in (versions[0], versions[3], versions[-1])}, world, seed)
