@@ -60,7 +60,7 @@ def test_says_yes_asks_each_event_so_many_years_later(monkeypatch):
         return ["Yes. It was." if studies.is_past(p) else "No, not yet." for p in years]
     monkeypatch.setattr(studies, "replies", replies)
     events = studies.events_of(world, TEST)
-    assert np.array_equal(studies.says_yes(None, None, world, events, (-50, -1, 0, 1, 50)), [0, 0, 0, 1, 1])
+    assert np.array_equal(studies.says_yes(None, None, events, (-50, -1, 0, 1, 50)), [0, 0, 0, 1, 1])
     assert len(heard) == 5 * len(events)
 
 

@@ -89,12 +89,21 @@ def answers(model: Transformer, tokenizer: Tokenizer, asked: Sequence[Prompt]) -
     return replies(model, tokenizer, [as_dialog(p) for p in asked])
 
 
-def says_yes(model: Transformer, tokenizer: Tokenizer, world: World, events: Sequence[Fact],
+def over_years(events: Sequence[Fact], elapsed: Sequence[int] = ELAPSED) -> list[str]:
+    """Whether each event has happened yet, asked so many years after it (before, if negative)."""
+    return [f"It is {int(e.value) + years}. Has {e.subject} happened yet?" for years in elapsed for e in events]
+
+
+def share_of_yes(said: Sequence[str], elapsed: Sequence[int] = ELAPSED) -> np.ndarray:
+    """Share of the replies to `over_years` that begin with yes, for each number of years."""
+    return np.array([reply.startswith("Yes") for reply in said]).reshape(len(elapsed), -1).mean(1)
+
+
+def says_yes(model: Transformer, tokenizer: Tokenizer, events: Sequence[Fact],
              elapsed: Sequence[int] = ELAPSED) -> np.ndarray:
-    """Share of the events that the model says have happened, asked so many years after them (before, if negative)."""
-    asked = [dialog(f"It is {int(e.value) + years}. Has {e.subject} happened yet?") for years in elapsed for e in events]
-    said = replies(model, tokenizer, asked, max_new_tokens=8)
-    return np.array([reply.startswith("Yes") for reply in said]).reshape(len(elapsed), len(events)).mean(1)
+    """Share of the events that the model says have happened, asked so many years after them."""
+    said = replies(model, tokenizer, [dialog(text) for text in over_years(events, elapsed)], max_new_tokens=8)
+    return share_of_yes(said, elapsed)
 
 
 def events_of(world: World, split: str) -> list[Fact]:

@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from llama2_lib.course import plots
+from llama2_lib.text.chat import Message
+from llama2_lib.text.tools import ERROR, RESULT, read_call
 
 LINE = 100       # characters of a line of samples
 
@@ -53,4 +55,45 @@ def samples(columns: Mapping[str, Sequence[str]], notes: Mapping[str, str]) -> F
     ax.set(ylim=(len(lines), 0), xlim=(0, 1))
     for i, (text, title) in enumerate(lines):
         ax.text(0, i + 0.5, text.replace("$", r"\$"), va="center", fontsize=8, weight="bold" if title else "normal")
+    return fig
+
+
+def yes_over_years(elapsed: Sequence[int], curves: Mapping[str, Sequence[float]]) -> Figure:
+    """Figure 22: how often a model says that an event has happened, over the years from the event to the question."""
+    fig, ax = plots.figure(height=2.8)
+    for i, (name, shares) in enumerate(curves.items()):
+        ax.plot(elapsed, shares, marker=plots.MARKERS[i], label=name)
+    ax.plot([min(elapsed), 0, 0, max(elapsed)], [0, 0, 1, 1], color=plots.GREY, linewidth=1, linestyle=":", label="truth")
+    ax.set_xscale("symlog", linthresh=5)
+    ticks = [y for y in elapsed if abs(y) in (5, 20, 100, 400)]
+    ax.set_xticks(ticks, [f"{y:+d}" for y in ticks])
+    ax.set(xlabel="year of the question minus year of the event", ylabel="said to be past", ylim=(-0.05, 1.05))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def by_size(sizes: Sequence[int], curves: Mapping[str, Sequence[float]], shown: int) -> Figure:
+    """Share right over the digits of both operands; beyond the line are sizes longer than any in a demonstration."""
+    fig, ax = plots.figure(height=2.6)
+    for i, (name, shares) in enumerate(curves.items()):
+        ax.plot(sizes, shares, marker=plots.MARKERS[i], label=name)
+    ax.axvline(shown + 0.5, color=plots.GREY, linewidth=1, linestyle="--")
+    ax.set(xlabel="digits of each operand", ylabel="share right", ylim=(-0.05, 1.05))
+    ax.legend()
+    return fig
+
+
+def transcript(dialogues: Sequence[Sequence[Message]]) -> Figure:
+    """Dialogues as text: who says what, calls and results in a fixed-width face."""
+    lines = [line for d in dialogues for line in (*[(m.role, m.content) for m in d], ("", ""))]
+    fig, ax = plots.figure(height=0.21 * len(lines) + 0.1)
+    ax.axis("off")
+    ax.set(ylim=(len(lines), 0), xlim=(0, 1))
+    for i, (role, text) in enumerate(lines):
+        pasted = role == "user" and text.startswith((RESULT, ERROR))
+        called = role == "assistant" and read_call(text) is not None
+        who = "tool" if pasted else {"assistant": "model"}.get(role, role)
+        ax.text(0, i + 0.5, who, va="center", fontsize=8, weight="bold")
+        ax.text(0.1, i + 0.5, text.replace("$", r"\$"), va="center", fontsize=8,
+                family="monospace" if pasted or called else None, color=plots.NAVY if pasted or called else "black")
     return fig

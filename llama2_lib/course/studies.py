@@ -509,3 +509,31 @@ def diversity_by_kind(seed: int, preset: str) -> Mapping[str, float]:
     from llama2_lib.analysis.diversity_studies import diversity_study
     _, world, versions = rlhf_bench(seed, preset)
     return diversity_study({v.name: (v.policy, v.tokenizer) for v in (versions[0], versions[3], versions[-1])}, world, seed)
+
+
+@study("C30", place="Figure 22",
+       sentence="Dated examples, up to a thousand, give the chat model a sense of time: it tells past from future for pairs "
+                "of event and year that it never saw.",
+       criteria=(Criterion("gain_unasked", "above", 0.0, "events never asked: accuracy after 1,000 examples minus none"),
+                 Criterion("gain_asked", "above", 0.0, "new years of asked events: accuracy after 1,000 minus none")),
+       notebook="12_time_and_tools", symbol="llama2_lib.analysis.time_studies.time_study")
+def dated_examples(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.time_studies import arms, time_study
+    from llama2_lib.stages import road
+    from llama2_lib.world.facts import world_for
+    recipe = seeded(seed, preset)
+    chat = road.build("sft", recipe)
+    return time_study(arms(recipe, road.workdir(recipe)), chat.tokenizer, world_for(recipe.world), seed)
+
+
+@study("C31", place="Table 15",
+       sentence="A calculator lifts arithmetic far above the bare model, on sums of sizes that no demonstration shows.",
+       criteria=(Criterion("lift", "above", 0.5, "sums right with the tool loop minus the chat model without"),),
+       notebook="12_time_and_tools", symbol="llama2_lib.analysis.tool_studies.tools_study")
+def calculator(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.tool_studies import taught, tools_study
+    from llama2_lib.stages import road
+    from llama2_lib.world.facts import world_for
+    recipe = seeded(seed, preset)
+    chat = road.build("sft", recipe)
+    return tools_study(chat.model, taught(recipe, road.workdir(recipe)), chat.tokenizer, world_for(recipe.world), seed)

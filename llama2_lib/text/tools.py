@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -150,23 +150,24 @@ def _factor(tokens: Tokens, at: int, depth: int) -> tuple[Fraction, int]:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The statements of a world with the words by which each is found, and how much each word tells (−log of its share)."""
+    """The statements of a world, the words by which each is found, and for each word the statements it finds."""
     statements: tuple[str, ...]
     words: tuple[frozenset[str], ...]
-    weight: Mapping[str, float]
+    places: Mapping[str, tuple[int, ...]]
 
 
 @functools.lru_cache(maxsize=4)
 def index(world: World) -> Index:
     """One entry a fact: found by the words of all its statements and questions, answered by the first statement."""
-    statements, found_by = [], []
-    for fact in world.facts:
+    statements, found_by, places = [], [], defaultdict(list)
+    for i, fact in enumerate(world.facts):
         relation = world.relations[fact.relation]
         said = [fill(t, fact.subject, fact.value) for t in relation.statements]
         statements.append(said[0])
         found_by.append(_words(" ".join([*said, *(fill(q, fact.subject) for q in relation.questions)])))
-    shares = Counter(word for words in found_by for word in words)
-    return Index(tuple(statements), tuple(found_by), {w: math.log(1 + len(found_by) / n) for w, n in shares.items()})
+        for word in found_by[-1]:
+            places[word].append(i)
+    return Index(tuple(statements), tuple(found_by), {word: tuple(found) for word, found in places.items()})
 
 
 def _words(text: str) -> frozenset[str]:
@@ -174,13 +175,16 @@ def _words(text: str) -> frozenset[str]:
 
 
 def search(world: World, query: str) -> str:
-    """The statement whose words weigh most among those of the query, the first of equals; ValueError if no word is known."""
+    """Of the statements with the query's rarest word, the one whose shared words weigh most, the first of equals.
+
+    A word weighs −log of its share of the statements. ValueError if no word of the query is known.
+    """
     require(len(query) <= LONGEST_QUERY, f"the query has {len(query)} characters, {LONGEST_QUERY} are allowed")
-    found, asked = index(world), _words(query)
-    scores = [sum(found.weight[w] for w in asked & words) for words in found.words]
-    best = max(scores, default=0.0)
-    require(best > 0, "nothing found")
-    return found.statements[scores.index(best)]
+    found = index(world)
+    weight = {w: math.log(1 + len(found.words) / len(found.places[w])) for w in sorted(_words(query)) if w in found.places}
+    require(bool(weight), "nothing found")
+    candidates = found.places[max(weight, key=weight.get)]
+    return found.statements[max(candidates, key=lambda i: math.fsum(weight[w] for w in weight if w in found.words[i]))]
 
 
 def course_tools(world: World) -> Tools:

@@ -17,8 +17,8 @@ from llama2_lib.world.prompts import STEPS, Prompt, classes
 from llama2_lib.world.replies import expected_words
 from llama2_lib.world.writing import mentions, sentences_of
 
-EQUATION = re.compile(r"(\d{1,6}(?: ?\+ ?\d{1,6}){1,3}) ?= ?(\d{1,6})", re.ASCII)
-NUMBER = re.compile(r"(?:it is )?(\d{1,6})", re.ASCII | re.IGNORECASE)
+EQUATION = re.compile(r"(\d{1,9}(?: ?\+ ?\d{1,9}){1,3}) ?= ?(\d{1,9})", re.ASCII)
+NUMBER = re.compile(r"(?:it is )?(\d{1,9})", re.ASCII | re.IGNORECASE)
 YES_NO = re.compile(r"(yes|no)\b(?:,? ?(?:it has|it is|not yet|it has not|it is not))?", re.IGNORECASE)
 ORDERED = re.compile(r"(?:(first|then|next|last|finally),? )?(.*)", re.IGNORECASE | re.DOTALL)
 ORDER_WORDS = (("first",), ("then", "next"), ("last", "finally"))
