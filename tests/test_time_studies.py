@@ -64,9 +64,27 @@ def test_says_yes_asks_each_event_so_many_years_later(monkeypatch):
     assert len(heard) == 5 * len(events)
 
 
-def test_equal_models_gain_nothing(tmp_path):
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return Tokenizer.train([p.text for p in prompts(load(), 200, 0)], 400, tmp_path_factory.mktemp("t") / "t.model")
+
+
+def test_what_a_reward_prefers_is_counted_by_half(tokenizer):
     world = load()
-    tokenizer = Tokenizer.train([p.text for p in prompts(world, 200, 0)], 400, tmp_path / "t.model")
+    asked = studies.questions(world, 40, 0, TEST)
+
+    def knows(prompts, dialogues):
+        texts = [tokenizer.decode(ids).rsplit("[/INST]", 1)[1].strip() for ids in dialogues]
+        return [float(t.startswith("Yes") == studies.is_past(p)) for p, t in zip(prompts, texts, strict=True)]
+
+    def likes_length(prompts, dialogues):
+        return [len(ids) for ids in dialogues]
+    assert studies.prefers_yes(knows, tokenizer, world, asked) == (1, 0)
+    assert studies.prefers_yes(likes_length, tokenizer, world, asked) == (1, 1)
+
+
+def test_equal_models_gain_nothing(tokenizer):
+    world = load()
     model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=400, multiple_of=16,
                                     max_seq_len=256))
     found = studies.time_study({0: model, 10: model}, tokenizer, world, 0, count=20)

@@ -11,11 +11,11 @@ from llama2_lib.model.replies import Reply
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.text.chat import Message, render
 from llama2_lib.text.tokenizer import Tokenizer
-from llama2_lib.world.dialogs import Prompt, draw_prompt, prompts, recognise
-from llama2_lib.world.facts import TEST, TRAIN, load
+from llama2_lib.world.dialogs import Prompt, prompts, recognise
+from llama2_lib.world.facts import TEST, TRAIN, load, split_of
 from llama2_lib.world.oracle import fact_correct
 
-COUNTS = {"sum": 60, "place": 60, "dated": 30, "without": 20}
+COUNTS = {"sum": 60, "search": 60, "dated": 60, "without": 20}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,9 @@ def test_no_demonstration_has_a_size_or_a_country_of_the_tests():
     world, rng = load(), Random(0)
     assert {digits(studies.sum_of(world, rng, studies.TAUGHT)) for _ in range(600)} == set(studies.TAUGHT)
     assert {digits(p) for p in studies.asked(world, studies.UNSEEN_SUMS, 100, 0)} == set(studies.UNSEEN)
-    countries = {split: {f.subject for f in studies.places(world, split)} for split in (TRAIN, TEST)}
+    countries = {split: {f.subject for f in studies.places(world, split)[0]} for split in (TRAIN, TEST)}
+    foundings = {f.subject for f in studies.places(world, TRAIN)[1]}
+    assert foundings == {f"the founding of {c}" for c in countries[TRAIN]}
     assert countries[TRAIN].isdisjoint(countries[TEST]) and min(map(len, countries.values())) > 100
     assert not set.union(*countries.values()) & set(world.subjects("countries"))
 
@@ -56,7 +58,7 @@ def test_demonstrations_are_what_the_loop_makes_of_their_calls(shown, monkeypatc
 def test_the_last_reply_of_a_demonstration_is_right_and_results_are_not_learned(tokenizer):
     world, rng = load(), Random(1)
     for prompt in (studies.sum_of(world, rng, studies.TAUGHT), studies.place(world, rng, TRAIN),
-                   draw_prompt(world, "dated", rng, TRAIN)):
+                   studies.searched(world, rng), *(studies.dated(world, rng) for _ in range(6))):
         d = studies.with_calls(world, prompt, rng)
         assert fact_correct(studies.wider(world), prompt, d[-1].content)
         ids, learned = render(d, tokenizer)
@@ -71,6 +73,16 @@ def test_the_calls_of_a_dated_question_search_and_then_subtract():
     d = studies.with_calls(world, prompt, Random(0))
     assert [m.content for m in d[2:]] == ["SEARCH(When was the first flight?)", "Result: The first flight was in 1903.",
                                           "CALC(1850 - 1903)", "Result: -53", "No, not yet."]
+
+
+def test_dated_questions_are_on_real_events_and_on_invented_ones_and_none_is_of_the_tests():
+    world, rng = load(), Random(2)
+    drawn = [studies.dated(world, rng) for _ in range(200)]
+    invented = [p for p in drawn if p.fact.subject.startswith("the founding of ")]
+    assert 60 < len(invented) < 140
+    assert all(split_of(p.fact) == TRAIN for p in drawn if p not in invented)
+    assert all(p.fact.subject in p.text and str(p.number) in p.text for p in drawn)
+    assert 0.3 < sum(p.number > int(p.fact.value) for p in invented) / len(invented) < 0.7
 
 
 def test_measures_by_hand():

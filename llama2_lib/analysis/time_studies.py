@@ -20,15 +20,16 @@ from statistics import fmean
 import numpy as np
 
 from llama2_lib.config import Recipe, require
-from llama2_lib.model.replies import as_dialog, replies
+from llama2_lib.model.replies import Scorer, answered, as_dialog, replies
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages import sft
-from llama2_lib.text.chat import Dialog, dialog
+from llama2_lib.text.chat import Dialog, dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint
 from llama2_lib.world.dialogs import HELPFUL, Prompt, demonstration, prompts
 from llama2_lib.world.facts import TEST, TRAIN, Fact, World, split_of, world_for
 from llama2_lib.world.oracle import fact_correct
+from llama2_lib.world.replies import answer
 
 COUNTS = (0, 10, 100, 1_000)       # dated examples of an arm
 TOTAL = 1_000                      # demonstrations of every arm
@@ -104,6 +105,18 @@ def says_yes(model: Transformer, tokenizer: Tokenizer, events: Sequence[Fact],
     """Share of the events that the model says have happened, asked so many years after them."""
     said = replies(model, tokenizer, [dialog(text) for text in over_years(events, elapsed)], max_new_tokens=8)
     return share_of_yes(said, elapsed)
+
+
+def prefers_yes(scorer: Scorer, tokenizer: Tokenizer, world: World, asked: Sequence[Prompt],
+                seed: int = 0) -> tuple[float, float]:
+    """(past, future): how often a reward puts "Yes" with the true year above "No, not yet." on dated questions."""
+    rng, found = Random(f"prefers {seed}"), {True: [], False: []}
+    said = [(f"Yes. {answer(world, p.fact, rng)}", "No, not yet.") for p in asked]
+    yes, no = (scorer(asked, [render(answered(p, pair[i]), tokenizer)[0] for p, pair in zip(asked, said, strict=True)])
+               for i in (0, 1))
+    for p, a, b in zip(asked, yes, no, strict=True):
+        found[is_past(p)].append(a > b)
+    return fmean(found[True]), fmean(found[False])
 
 
 def events_of(world: World, split: str) -> list[Fact]:

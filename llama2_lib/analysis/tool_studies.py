@@ -3,8 +3,8 @@
 The paper's chat model uses tools "zero-shot", from a description in the prompt. A model of a million parameters does not:
 here it learns calls by ordinary fine-tuning, under a system message that names the tools, among demonstrations without
 them. What stands in a call must be copied from the question, digit by digit, and that is what most demonstrations are for.
-Tests ask sums of sizes that no demonstration has, countries that no page states, and events that no dated demonstration
-asks.
+Invented countries keep the model from answering out of its memory, in demonstrations as in tests. Tests ask sums of sizes
+that no demonstration has, countries that no page or demonstration names, and events that no dated demonstration asks.
 
 Table 15 compares models on three sets of word problems; here one model answers before it learned calls, after it without
 tools, and with them. Left out: learning when a tool is not needed, mending a call after an error.
@@ -40,8 +40,10 @@ SYSTEM = "Use CALC and SEARCH."
 DIGITS = 5                                       # of the longest operand
 UNSEEN = ((3, 3), (2, 4), (4, 2))                # digits of the two operands that no demonstration has together
 TAUGHT = tuple((a, b) for a in range(1, DIGITS + 1) for b in range(1, DIGITS + 1) if (a, b) not in UNSEEN)
-INVENTED, INVENTED_TEST = 3_000, 0.2             # facts on countries that stand in no page; the share kept for tests
-DEMONSTRATIONS = {"sum": 2_000, "place": 1_800, "dated": 600, "without": 1_500}
+INVENTED, INVENTED_TEST = 9_000, 0.2             # facts on countries that stand in no page; the share kept for tests
+READ_SHARE = 0.35                                # of the searches: for facts that the model has read
+FOUNDED = (1_000, 2_000)                         # years of the invented events, from and to
+DEMONSTRATIONS = {"sum": 3_200, "search": 4_400, "dated": 1_600, "without": 1_600}     # each seen once
 RATE = 2.0                                       # of fine-tuning's learning rate: copying digits is new to the model
 
 
@@ -49,15 +51,19 @@ RATE = 2.0                                       # of fine-tuning's learning rat
 
 @lru_cache(maxsize=2)
 def wider(world: World) -> World:
-    """The world with invented countries: only a search can know them."""
-    return grown(world, len(world.facts) + INVENTED)
+    """The world with invented countries and the year of each one's founding: only a search can know them."""
+    more = grown(world, len(world.facts) + INVENTED)
+    countries = dict.fromkeys(f.subject for f in more.facts[len(world.facts):])
+    founded = tuple(Fact("year", f"the founding of {c}", str(Random(f"founded {c}").randrange(*FOUNDED))) for c in countries)
+    return replace(more, facts=more.facts + founded)
 
 
 @lru_cache(maxsize=4)
-def places(world: World, split: str) -> tuple[Fact, ...]:
-    """The facts on invented countries of a split, parted by country."""
-    facts = wider(world).facts[len(world.facts):]
-    return tuple(f for f in facts if (share("invented", f.subject) < INVENTED_TEST) == (split == TEST))
+def places(world: World, split: str) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
+    """(facts on invented countries, years of their founding) of a split, parted by country."""
+    facts = [f for f in wider(world).facts[len(world.facts):]
+             if (share("invented", f.subject.removeprefix("the founding of ")) < INVENTED_TEST) == (split == TEST)]
+    return tuple(f for f in facts if f.relation != "year"), tuple(f for f in facts if f.relation == "year")
 
 
 def sum_of(world: World, rng: Random, sizes: Sequence[tuple[int, int]]) -> Prompt:
@@ -68,8 +74,24 @@ def sum_of(world: World, rng: Random, sizes: Sequence[tuple[int, int]]) -> Promp
 
 def place(world: World, rng: Random, split: str) -> Prompt:
     """A question on an invented country."""
-    fact = rng.choice(places(world, split))
+    fact = rng.choice(places(world, split)[0])
     return Prompt("fact", wider(world).ask(fact, rng), fact=fact)
+
+
+def searched(world: World, rng: Random) -> Prompt:
+    """A training question to search for: on an invented country, or on something that the model has read."""
+    return draw_prompt(world, "fact", rng, TRAIN) if rng.random() < READ_SHARE else place(world, rng, TRAIN)
+
+
+def dated(world: World, rng: Random) -> Prompt:
+    """A dated training question, half of them on the founding of an invented country."""
+    known = draw_prompt(world, "dated", rng, TRAIN)
+    if rng.random() < 0.5:
+        return known
+    fact = rng.choice(places(world, TRAIN)[1])
+    year = int(fact.value) + known.number - int(known.fact.value)
+    text = known.text.replace(str(known.number), str(year)).replace(known.fact.subject, fact.subject)
+    return replace(known, text=text, fact=fact, number=year)
 
 
 TASKS: dict[str, Callable[[World, Random], Prompt]] = {
@@ -117,8 +139,8 @@ def _answer(world: World, prompt: Prompt, result: str, rng: Random) -> str:
 def demonstrations(world: World, recipe: Recipe, counts: Mapping[str, int] = DEMONSTRATIONS) -> Iterator[Dialog]:
     """So many demonstrations with calls of each kind, and ordinary ones without tools."""
     rng = Random(f"tools {recipe.seed}")
-    draw = {"sum": lambda: sum_of(world, rng, TAUGHT), "place": lambda: place(world, rng, TRAIN),
-            "dated": lambda: draw_prompt(world, "dated", rng, TRAIN)}
+    draw = {"sum": lambda: sum_of(world, rng, TAUGHT), "search": lambda: searched(world, rng),
+            "dated": lambda: dated(world, rng)}
     for kind, prompt in draw.items():
         for _ in range(counts[kind]):
             yield with_calls(world, prompt(), rng)
@@ -127,15 +149,15 @@ def demonstrations(world: World, recipe: Recipe, counts: Mapping[str, int] = DEM
 
 def taught(recipe: Recipe, folder: Path) -> Transformer:
     """The chat model of folder/sft after the demonstrations with calls; trained the first time, kept in folder/tools."""
-    config = replace(recipe.sft, optim=replace(recipe.sft.optim, peak_lr=RATE * recipe.sft.optim.peak_lr))
+    config = replace(recipe.sft, epochs=1, optim=replace(recipe.sft.optim, peak_lr=RATE * recipe.sft.optim.peak_lr))
 
     def build(place: Path) -> None:
         model, tokenizer = checkpoint.load_model(folder / "sft"), Tokenizer.load(folder / "sft" / "tokenizer.model")
         dialogues = demonstrations(world_for(recipe.world), recipe)
         sft.tune(model, tokenizer, dialogues, config, recipe, title="learning to call")
         checkpoint.save_model(place, model)
-    key = checkpoint.fingerprint("tools", SYSTEM, DIGITS, UNSEEN, DEMONSTRATIONS, config, recipe.seed,
-                                 checkpoint.artifact_key(folder / "sft"))
+    key = checkpoint.fingerprint("tools", SYSTEM, DIGITS, UNSEEN, INVENTED, READ_SHARE, FOUNDED, DEMONSTRATIONS, config,
+                                 recipe.seed, checkpoint.artifact_key(folder / "sft"))
     return checkpoint.load_model(checkpoint.artifact(folder / "tools", key, build)).eval()
 
 
