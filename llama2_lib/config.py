@@ -284,6 +284,35 @@ class DistillationConfig:
 
 
 @dataclass(frozen=True)
+class GAttConfig:
+    """Ghost Attention (section 3.3, A.3.5). The shortened half is the paper's; it is silent on all else."""
+    dialogues: int                     # sampled under an instruction
+    turns: int                         # of each, at most: fewer where the context ends
+    cuts: int                          # examples from each: its beginnings, cut behind as many turns drawn by lot
+    epochs: int
+    batch_size: int
+    optim: OptimConfig
+    lessons: int = 0                   # demonstrations of one turn under a rule, for a model that obeys none yet
+    lessons_lr: float = 1e-5
+    lessons_epochs: int = 2
+    reminders: int = 0                 # of the model's own replies without a rule, learned along with each
+    temperature: float = 0.7
+    combined: float = 0.25             # share of the instructions that are two rules in one
+    shortened: float = 0.5             # share of the examples with the instruction in few words
+
+    def __post_init__(self) -> None:
+        for name in ("dialogues", "turns", "cuts", "epochs", "batch_size", "lessons_epochs"):
+            require(getattr(self, name) >= 1, f"gatt.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lessons", "reminders", "temperature"):
+            require(getattr(self, name) >= 0, f"gatt.{name} must not be negative, got {getattr(self, name)}")
+        require(self.cuts <= self.turns, f"gatt.cuts {self.cuts} exceeds gatt.turns {self.turns}: a dialogue has no more "
+                                         "beginnings than turns")
+        require(self.lessons_lr > 0, f"gatt.lessons_lr must be above 0, got {self.lessons_lr}")
+        for name in ("combined", "shortened"):
+            require(0 <= getattr(self, name) <= 1, f"gatt.{name} is a share in 0…1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class RuntimeConfig:
     """How the arithmetic is done; nothing here changes what is computed."""
     precision: str = "auto"    # auto: bf16 autocast where this processor is faster with it; else float32 or bfloat16
@@ -308,6 +337,7 @@ class Recipe:
     ppo: PPOConfig
     rlhf: RLHFConfig
     distillation: DistillationConfig
+    gatt: GAttConfig
     world: WorldConfig = field(default_factory=WorldConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -343,6 +373,8 @@ def toy() -> Recipe:
                         bag_from=1),
         distillation=DistillationConfig(prompts=400, epochs=2, batch_size=4, seq_len=384, lessons=100,
                                         optim=OptimConfig(peak_lr=3e-4, warmup_steps=2)),
+        gatt=GAttConfig(dialogues=400, turns=10, cuts=3, epochs=2, batch_size=4, lessons=3_500, lessons_lr=1.2e-3,
+                        lessons_epochs=3, reminders=1_200, optim=OptimConfig(peak_lr=5e-4, warmup_steps=10)),
     )
 
 
@@ -367,6 +399,8 @@ def small() -> Recipe:
         rlhf=RLHFConfig(prompts=10_000, batch=PreferencesConfig(helpfulness=20_000, safety=6_000)),
         distillation=DistillationConfig(prompts=4_000, epochs=2, batch_size=64, seq_len=1024, lessons=500,
                                         optim=OptimConfig(peak_lr=3e-5, warmup_steps=5)),
+        gatt=GAttConfig(dialogues=4_000, turns=12, cuts=2, epochs=2, batch_size=32, lessons=10_000, lessons_lr=5e-5,
+                        reminders=3_000, optim=OptimConfig(peak_lr=5e-5, warmup_steps=20)),
     )
 
 
@@ -394,6 +428,8 @@ def _llama2(name: str, peak_lr: float, reward_lr: float = 1e-5, beta: float = 0.
                         batch=PreferencesConfig(helpfulness=50_646, safety=50_646, off_topic=0.0)),
         distillation=DistillationConfig(prompts=10_000, epochs=1, batch_size=64, seq_len=4096,
                                         optim=OptimConfig(peak_lr=1e-5)),
+        gatt=GAttConfig(dialogues=10_000, turns=20, cuts=1, epochs=2, batch_size=64, temperature=1.0,
+                        optim=OptimConfig(peak_lr=2e-5)),
         runtime=RuntimeConfig(precision="bfloat16", compile=True),
     )
 

@@ -1,7 +1,8 @@
 """The road from a web page to a chat model: which stage needs which, and where its files lie.
 
-A stage imports no other, but for `rlhf`, which is a loop over stages. This file knows their order: `build` runs what a stage
-needs, then the stage. Each leaves at once if its artifact is already there, made from the same settings and inputs.
+A stage imports no other, but for `rlhf`, which is a loop over stages, and `gatt`, which goes on from it. This file knows
+their order: `build` runs what a stage needs, then the stage. Each leaves at once if its artifact is already
+there, made from the same settings and inputs.
 """
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llama2_lib.config import Recipe, require
-from llama2_lib.stages import corpus, distillation, preferences, pretrain, reward, rlhf, sft
+from llama2_lib.stages import corpus, distillation, gatt, preferences, pretrain, reward, rlhf, sft
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +32,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], Any], tuple[str, ...]]] = {
     "reward": (reward.run, ("preferences",)),
     "rlhf": (rlhf.run, ("reward",)),
     "distillation": (distil, ("reward",)),
+    "gatt": (gatt.run, ("rlhf",)),
 }
 
 

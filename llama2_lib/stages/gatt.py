@@ -1,0 +1,324 @@
+"""Ghost Attention (section 3.3, A.3.5): an instruction that is given once and obeyed to the end of the dialogue.
+
+    sample:  a_n ~ π( · | c + u_1, a_1, …, c + u_n)            the instruction c stands on every user turn
+    learn:   L = −mean log p(a_n | c + u_1, a_1, …, u_n)       c on the first turn alone; earlier turns have no loss
+
+What a model does while it is reminded all the time, it learns to do after one reminder: context distillation over turns.
+The earlier answers get no loss since they were written with the instruction beside them, which is gone. Instructions are
+rules of the world (its hobbies, languages and public figures), alone or two in one; the animals to act come from lists that
+the model writes itself. In half of the examples the instruction is in few words: "Act as a cow." → "Figure: cow."
+
+The method can only spread what the model does in the turn itself. The paper's RLHF model obeys; the last version of the toy
+preset does not, since nothing in its reward asked for it, so it gets `lessons` first: demonstrations of one turn under a
+rule, of all kinds, and as reminders some of its own replies without one (section 3.1's means; larger presets need none).
+Ghost Attention itself sees rules of split "train" alone.
+
+The paper is silent on the number of dialogues, their length, temperature, learning rate, and on answers that do not obey:
+they stay, since nobody checks them. Left out: instructions that change in mid-dialogue.
+
+`run` leaves runs/<preset>/gatt_lessons, the model that is sampled, and gatt: weights, tokenizer, dialogues, metrics.
+"""
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+from llama2_lib.config import GAttConfig, OptimConfig, Recipe, require
+from llama2_lib.model.generation import CONTEXT, END
+from llama2_lib.model.replies import REPLY_TOKENS, answered, as_dialog, replies, sample, sample_ids
+from llama2_lib.model.transformer import Transformer
+from llama2_lib.stages import rlhf, sft
+from llama2_lib.text.batching import Examples, Loader
+from llama2_lib.text.chat import Dialog, Supervise, dialog, render
+from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.training import checkpoint, trainer
+from llama2_lib.world import dialogs
+from llama2_lib.world.dialogs import Prompt, Rule
+from llama2_lib.world.facts import TRAIN, World, world_for
+from llama2_lib.world.rules import KINDS
+
+# What is asked under a rule, by weight: kinds with short replies, so that many turns fit into the context.
+TALK = {"fact": 0.42, "sum": 0.1, "copy": 0.16, "reverse": 0.1, "last": 0.1, "list": 0.12}
+BRIEF = {"start": "Start", "end": "End", "call": "Name", "act": "Figure", "mention": "Love", "stars": "Around",
+         "shout": "Voice"}
+INNERMOST_FIRST = ("call", "act", "end", "start")      # the order in which two rules change a reply so that both are kept
+LISTS = 200                                            # lists of animals that the model is asked for
+DIALOGUES, REMINDERS = "dialogues.jsonl", "reminders.jsonl"
+LONGEST_LESSON = 4                                     # exchanges
+
+Example = tuple[list[int], list[bool]]
+
+
+# ------------------------------------------------------------------------------------------------------------ instructions
+
+@dataclass(frozen=True)
+class Instruction:
+    """One rule, or two of different kinds that a reply can keep at once."""
+    rules: tuple[Rule, ...]
+
+    @property
+    def text(self) -> str:
+        """The system message: "Always start with Ahoy." """
+        return " ".join(rule.text for rule in self.rules)
+
+    @property
+    def brief(self) -> str:
+        """The same in few words: "Start: Ahoy." """
+        return " ".join(f"{BRIEF[rule.kind]}: {rule.word}." for rule in self.rules)
+
+    def apply(self, reply: str) -> str:
+        """`reply` so changed that it keeps all rules."""
+        for rule in self.rules:
+            reply = rule.apply(reply)
+        return reply
+
+    def kept(self, reply: str) -> bool:
+        """True if the reply keeps all rules."""
+        return all(rule.kept(reply) for rule in self.rules)
+
+    def strip(self, reply: str) -> str:
+        """What the reply says apart from the rules."""
+        for rule in reversed(self.rules):
+            reply = rule.strip(reply)
+        return reply
+
+
+def instructions(rules: Sequence[Rule], combined: float, rng: Random) -> Iterator[Instruction]:
+    """Instructions without end, drawn from `rules`: each kind as likely as another, a share `combined` of them two rules.
+
+    ValueError if there is no rule, or if two are wanted and all are of one kind.
+    """
+    require(len(rules) > 0, "Ghost Attention needs rules to hold: the list is empty")
+    kinds = sorted({rule.kind for rule in rules}, key=(*INNERMOST_FIRST, *KINDS).index)
+    require(combined == 0 or len(kinds) > 1, f"gatt.combined is {combined}, but all rules are of the kind {kinds[0]!r}")
+    while True:
+        chosen = rng.sample(kinds, 2 if rng.random() < combined else 1)
+        yield Instruction(tuple(rng.choice([r for r in rules if r.kind == kind])
+                                for kind in sorted(chosen, key=kinds.index)))
+
+
+def listed(texts: Iterable[str]) -> set[str]:
+    """The items of lists of the form "Cow, cat and dog.", in small letters; texts of another form give none."""
+    found: set[str] = set()
+    for text in texts:
+        if whole := re.fullmatch(r"(\w+(?:, \w+)*) and (\w+)\.", text.strip()):
+            found |= {item.casefold() for item in (*whole[1].split(", "), whole[2])}
+    return found
+
+
+def figures(model: Transformer, tokenizer: Tokenizer, world: World, seed: int) -> set[str]:
+    """The animals that the model names when it is asked for animals (A.3.5: lists "generated by" the model itself)."""
+    asked = [p for p in dialogs.prompts(world, 4 * LISTS, seed, {"list": 1.0}) if p.topic == "animals"][:LISTS]
+    return listed(replies(model, tokenizer, [as_dialog(p) for p in asked], 1.0, seed))
+
+
+def training_rules(world: World, named: set[str]) -> list[Rule]:
+    """The rules of split "train"; of those to act as an animal, the ones whose animal the model has `named`."""
+    return [r for r in dialogs.all_rules(world)[TRAIN] if r.kind != "act" or r.word in named]
+
+
+# --------------------------------------------------------------------------------------------------------------- dialogues
+
+def questions(world: World, count: int, turns: int, seed: int, split: str = TRAIN) -> list[list[Prompt]]:
+    """`count` lists of `turns` prompts of the kinds of TALK."""
+    drawn = dialogs.prompts(world, count * turns, seed, TALK, split)
+    return [list(islice(drawn, turns)) for _ in range(count)]
+
+
+def converse(model: Transformer, tokenizer: Tokenizer, systems: Sequence[str | None], asked: Sequence[Sequence[Prompt]],
+             temperature: float, seed: int, every_turn: bool = False, max_new_tokens: int = REPLY_TOKENS) -> list[list[str]]:
+    """The model's replies to asked[i], turn by turn, under the system message systems[i]; all dialogues grow together.
+
+    every_turn: the system message stands on each user turn, else on the first alone. A dialogue ends early where a reply
+    does not end or is empty, and where the context has no room left; a reply that the context cut is left out.
+    """
+    require(len(systems) == len(asked), f"{len(systems)} system messages for {len(asked)} dialogues")
+    past: list[list[int]] = [[] for _ in asked]
+    said: list[list[str]] = [[] for _ in asked]
+    going = list(range(len(asked)))
+    for turn in range(max(map(len, asked), default=0)):
+        system = {i: systems[i] if every_turn or turn == 0 else None for i in going}
+        waiting = {i: past[i] + render(dialog(asked[i][turn].text, system=system[i]), tokenizer)[0]
+                   for i in going if turn < len(asked[i])}
+        waiting = {i: ids for i, ids in waiting.items() if len(ids) < model.config.max_seq_len}
+        if not waiting:
+            break
+        samples = sample_ids(model, tokenizer, list(waiting.values()), temperature, seed + turn, max_new_tokens)
+        going = []
+        for i, row, why in zip(waiting, samples.lists(), samples.reasons, strict=True):
+            reply = tokenizer.decode(row).strip()
+            if why != CONTEXT:
+                said[i].append(reply)
+            if why == END and reply:
+                past[i] += render(dialog(asked[i][turn].text, reply, system=system[i]), tokenizer)[0]
+                going.append(i)
+    return said
+
+
+@dataclass(frozen=True)
+class Held:
+    """A dialogue that was sampled under an instruction on every turn: questions and answers by turns."""
+    text: str
+    brief: str
+    turns: tuple[str, ...]
+
+    def beginning(self, exchanges: int, short: bool) -> Dialog:
+        """The first exchanges, the instruction on the first turn alone, in few words if `short`."""
+        return dialog(*self.turns[:2 * exchanges], system=self.brief if short else self.text)
+
+
+def sampled(model: Transformer, tokenizer: Tokenizer, given: Sequence[Instruction], asked: Sequence[Sequence[Prompt]],
+            temperature: float, seed: int) -> list[Held]:
+    """Dialogues in which each question had its instruction beside it; those without a single answer are left out."""
+    said = converse(model, tokenizer, [c.text for c in given], asked, temperature, seed, every_turn=True)
+    return [Held(c.text, c.brief, tuple(text for p, reply in zip(prompts, answers, strict=False)
+                                        for text in (p.text, reply)))
+            for c, prompts, answers in zip(given, asked, said, strict=True) if all(answers) and answers]
+
+
+def beginnings(held: Sequence[Held], config: GAttConfig, seed: int) -> Iterator[Dialog]:
+    """The examples to learn from: of each dialogue `config.cuts` beginnings, a share `config.shortened` with few words."""
+    rng = Random(f"ghost attention {seed}")
+    for h in held:
+        ends = range(1, len(h.turns) // 2 + 1)
+        for end in rng.sample(ends, min(config.cuts, len(ends))):
+            yield h.beginning(end, rng.random() < config.shortened)
+
+
+def example(messages: Dialog, tokenizer: Tokenizer, context: int, supervise: Supervise = "last") -> Example:
+    """(ids, loss_mask): only the last answer is learned. ValueError if the dialogue is longer than the context."""
+    ids, mask = render(messages, tokenizer, supervise)
+    require(len(ids) <= context, f"a dialogue of {len(ids)} tokens does not fit in the context of {context}")
+    return ids, mask
+
+
+# ----------------------------------------------------------------------------------------------------------------- lessons
+
+def lessons(model: Transformer, tokenizer: Tokenizer, world: World, config: GAttConfig, seed: int) -> Iterator[Example]:
+    """Examples of one to LONGEST_LESSON exchanges, each under an instruction of its own that stands beside its question.
+
+    The answers are the model's own, so changed that they obey: people need write no more. Instructions are of all kinds.
+    """
+    rng = Random(f"lessons {seed}")
+    asked = [p for (p,) in questions(world, config.lessons, 1, seed)]
+    said = sample(model, tokenizer, [as_dialog(p) for p in asked], config.temperature, seed)
+    rules = dialogs.all_rules(world)
+    drawn = {split: instructions(rules[split], config.combined if split == TRAIN else 0, rng) for split in rules}
+    sides = {split: len({r.kind for r in rules[split]}) for split in rules}
+    exchanges = []
+    for p, reply in zip(asked, said, strict=True):
+        if reply.finished and reply.text:
+            c = next(drawn[rng.choices(list(sides), list(sides.values()))[0]])
+            exchanges.append(render(dialog(p.text, c.apply(reply.text), system=c.text), tokenizer))
+    while exchanges:
+        together = [exchanges.pop() for _ in range(min(len(exchanges), rng.randint(1, LONGEST_LESSON)))]
+        yield [i for ids, _ in together for i in ids], [m for _, mask in together for m in mask]
+
+
+def reminders(model: Transformer, tokenizer: Tokenizer, world: World, config: GAttConfig, seed: int) -> list[Dialog]:
+    """The model's own replies to prompts of RLHF, without any rule: what it is to go on doing."""
+    asked = list(islice(rlhf.asked(world, seed), config.reminders))
+    said = sample(model, tokenizer, [as_dialog(p) for p in asked], config.temperature, seed) if asked else []
+    return [answered(p, r.text) for p, r in zip(asked, said, strict=True) if r.finished and r.text]
+
+
+# --------------------------------------------------------------------------------------------------------------- the stage
+
+@dataclass(frozen=True)
+class Ghost:
+    """The model with Ghost Attention, the one it was made from, and what it learned from."""
+    folder: Path
+    model: Transformer
+    before: Transformer
+    tokenizer: Tokenizer
+    held: list[Held]
+    reminders: list[Dialog]
+
+
+def run(recipe: Recipe, workdir: Path) -> Ghost:
+    """Ghost Attention on the last version of workdir/rlhf, unless workdir/gatt already holds it."""
+    before, own = taught(recipe, workdir)
+    key = checkpoint.fingerprint("gatt", recipe.gatt, recipe.seed, TALK, checkpoint.artifact_key(before))
+    folder = checkpoint.artifact(workdir / "gatt", key, lambda place: _build(recipe, before, own, place))
+    held = [Held(h["text"], h["brief"], tuple(h["turns"])) for h in _read(folder / DIALOGUES)]
+    return Ghost(folder, checkpoint.load_model(folder).eval(), checkpoint.load_model(before).eval(),
+                 Tokenizer.load(folder / "tokenizer.model"), held, own)
+
+
+def taught(recipe: Recipe, workdir: Path) -> tuple[Path, list[Dialog]]:
+    """The folder of the model that obeys within a turn, workdir/gatt_lessons, and its reminders; built where it is missing.
+
+    Without lessons it is the last version of the loop as it is.
+    """
+    source, c = workdir / "rlhf" / rlhf.VERSIONS[-1], recipe.gatt
+    key = checkpoint.fingerprint("gatt lessons", c.lessons, c.lessons_lr, c.lessons_epochs, c.reminders, c.temperature,
+                                 c.combined, c.batch_size, c.optim, recipe.seed, TALK, checkpoint.artifact_key(source))
+    folder = checkpoint.artifact(workdir / "gatt_lessons", key, lambda place: _teach(recipe, source, place))
+    return folder, [dialog(*turns) for turns in _read(folder / REMINDERS)]
+
+
+def _teach(recipe: Recipe, source: Path, folder: Path) -> None:
+    config, world, seed = recipe.gatt, world_for(recipe.world), recipe.seed
+    model, tokenizer = checkpoint.load_model(source).eval(), Tokenizer.load(source / "tokenizer.model")
+    own = reminders(model, tokenizer, world, config, seed + 1)
+    if config.lessons:
+        shown = [*lessons(model, tokenizer, world, config, seed + 2), *(render(d, tokenizer) for d in own)]
+        optim = replace(config.optim, peak_lr=config.lessons_lr)
+        history = tune(model, shown, config.batch_size, config.lessons_epochs, recipe, optim, "lessons of one turn")
+        checkpoint.write_metrics(folder, history)
+    checkpoint.save_model(folder, model)
+    _write(folder / REMINDERS, ([m.content for m in d] for d in own))
+    shutil.copy(source / "tokenizer.model", folder / "tokenizer.model")
+
+
+def _build(recipe: Recipe, before: Path, own: Sequence[Dialog], folder: Path) -> None:
+    model, tokenizer = checkpoint.load_model(before).eval(), Tokenizer.load(before / "tokenizer.model")
+    held = collect(model, tokenizer, world_for(recipe.world), recipe.gatt, recipe.seed + 3)
+    history = ghost_tune(model, tokenizer, held, own, recipe, title="Ghost Attention")
+    _write(folder / DIALOGUES, map(vars, held))
+    checkpoint.save_model(folder, model)
+    checkpoint.write_metrics(folder, history)
+    shutil.copy(before / "tokenizer.model", folder / "tokenizer.model")
+
+
+def collect(model: Transformer, tokenizer: Tokenizer, world: World, config: GAttConfig, seed: int) -> list[Held]:
+    """`config.dialogues` dialogues under instructions of split "train", sampled from `model`."""
+    rules = training_rules(world, figures(model, tokenizer, world, seed))
+    given = list(islice(instructions(rules, config.combined, Random(f"instructions {seed}")), config.dialogues))
+    asked = questions(world, config.dialogues, config.turns, seed)
+    return sampled(model, tokenizer, given, asked, config.temperature, seed)
+
+
+def ghost_tune(model: Transformer, tokenizer: Tokenizer, held: Sequence[Held], own: Sequence[Dialog], recipe: Recipe,
+               supervise: Supervise = "last", title: str = "") -> list[dict]:
+    """Fine-tune `model` in place on beginnings of `held` and on its reminders; the records of the steps come back.
+
+    supervise: "answers" gives the earlier answers a loss too, which Ghost Attention does not.
+    """
+    config, context = recipe.gatt, model.config.max_seq_len
+    shown = [example(d, tokenizer, context, supervise) for d in beginnings(held, config, recipe.seed)]
+    shown += [render(d, tokenizer) for d in own]
+    return tune(model, shown, config.batch_size, config.epochs, recipe, config.optim, title)
+
+
+def tune(model: Transformer, examples: Sequence[Example], batch_size: int, epochs: int, recipe: Recipe, optim: OptimConfig,
+         title: str = "") -> list[dict]:
+    """Fine-tune `model` in place on `examples`, packed in rows of the whole context."""
+    rows = Examples(examples, model.config.max_seq_len)
+    batches = Loader(rows, batch_size, recipe.seed, epochs=epochs, drop_last=False)
+    return trainer.fit(model, batches, sft.sft_loss, optim, epochs * len(batches), runtime=recipe.runtime,
+                       seed=recipe.seed, title=title)
+
+
+def _write(path: Path, records: Iterable[object]) -> None:
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
+
+
+def _read(path: Path) -> list:
+    return list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
