@@ -1,0 +1,197 @@
+"""Ghost Attention, measured: how long an instruction is kept, at what cost, and where the model looks (Table 30, Figure 10).
+
+In the paper people judged whether an answer still kept the instruction; here the rule's own checker does, on questions of
+the test split. Answers are judged by the oracle for what they say apart from the rule. The arms that Ghost Attention is
+compared with learn from the same dialogues for as many epochs. Left out: instructions that cannot be checked by code.
+
+Shape suffixes: N dialogues, T turns.
+"""
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+
+from llama2_lib.analysis.attention import mass, weights
+from llama2_lib.config import Recipe, require
+from llama2_lib.model.transformer import Transformer
+from llama2_lib.stages import gatt
+from llama2_lib.stages.gatt import Ghost, Instruction
+from llama2_lib.text.chat import B_INST, B_SYS, E_SYS, Dialog, dialog, render
+from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.training import checkpoint
+from llama2_lib.world.dialogs import Prompt, Rule, all_rules
+from llama2_lib.world.facts import TEST, TRAIN, World
+from llama2_lib.world.oracle import score
+
+MOST_TURNS = 20          # of Table 30
+TEMPERATURE = 0.7
+LEAST = 10               # dialogues that a turn must have reached for its mean to be shown
+LATE = 8                 # the first late turn of Figure 10, counted from 1
+NO_MASK, EVERY_TURN, FULL_WORDS = ARMS = ("no masks", "every turn", "full words")
+# Words that no rule of the world holds: kinds that were trained, in words that never were
+NEW_WORDS = {"start": ("Wow", "Right", "Look"), "end": ("amen", "ciao", "salute"), "call": ("Doctor", "Madam", "Master")}
+
+
+# ------------------------------------------------------------------------------------------------------------------ recall
+
+@dataclass(frozen=True)
+class Recall:
+    """Dialogues under an instruction: was it kept, and the gold of what was said apart from it; NaN after the end."""
+    given: list[Instruction]
+    asked: list[list[Prompt]]
+    said: list[list[str]]
+    kept_NT: np.ndarray
+    gold_NT: np.ndarray
+
+    def by_turn(self) -> list[float]:
+        """The share that keeps the instruction at each turn, as far as LEAST dialogues go (or all, if they are fewer)."""
+        reached_T = np.isfinite(self.kept_NT).sum(0)
+        last = int((reached_T >= min(LEAST, len(self.kept_NT))).sum())
+        return [float(x) for x in np.nanmean(self.kept_NT[:, :last], axis=0)]
+
+    def at(self, turn: int) -> float:
+        """The share that keeps it at a turn, counted from 1. ValueError if too few dialogues go so far."""
+        shares = self.by_turn()
+        require(turn <= len(shares), f"turn {turn} was reached by fewer than {LEAST} dialogues; turn {len(shares)} by more")
+        return shares[turn - 1]
+
+    def gold(self, turns: int) -> float:
+        """Mean gold over the first `turns` turns."""
+        return float(np.nanmean(self.gold_NT[:, :turns]))
+
+
+def instructions(world: World, split: str, count: int, seed: int) -> list[Instruction]:
+    """`count` instructions of one rule each, kinds equally likely."""
+    return list(islice(gatt.instructions(all_rules(world)[split], 0.0, Random(f"asked to hold {seed}")), count))
+
+
+def new_words(count: int, seed: int) -> list[Instruction]:
+    """Instructions of trained kinds with NEW_WORDS."""
+    texts = {"start": "Always start with {}.", "end": "Always end with {}.", "call": "Always call me {}."}
+    rules = [Rule(kind, word, word, texts[kind].format(word)) for kind, words in NEW_WORDS.items() for word in words]
+    return list(islice(gatt.instructions(rules, 0.0, Random(f"new words {seed}")), count))
+
+
+def recall(model: Transformer, tokenizer: Tokenizer, world: World, given: Sequence[Instruction], turns: int, seed: int,
+           brief: bool = False, every_turn: bool = False) -> Recall:
+    """Dialogues of `turns` test questions under each instruction, which stands on the first turn (or on every one)."""
+    asked = gatt.questions(world, len(given), turns, seed + 81, TEST)
+    systems = [c.brief if brief else c.text for c in given]
+    said = gatt.converse(model, tokenizer, systems, asked, TEMPERATURE, seed, every_turn)
+    kept_NT, gold_NT = (np.full((len(given), turns), np.nan) for _ in range(2))
+    for i, (c, prompts, answers) in enumerate(zip(given, asked, said, strict=True)):
+        kept_NT[i, :len(answers)] = [c.kept(a) for a in answers]
+        gold_NT[i, :len(answers)] = [score(world, p, c.strip(a)).total for p, a in zip(prompts, answers, strict=False)]
+    return Recall(list(given), asked, said, kept_NT, gold_NT)
+
+
+# -------------------------------------------------------------------------------------------------------------------- arms
+
+def arm(recipe: Recipe, workdir: Path, ghost: Ghost, name: str) -> Transformer:
+    """The model before Ghost Attention after equal training on the same dialogues without a part of it; kept in
+    workdir/gatt_arms.
+
+    "no masks": all answers have a loss. "every turn": so, and the instruction stays on every turn, as it was sampled: plain
+    fine-tuning on the dialogues. "full words": no instruction is shortened. ValueError for another name.
+    """
+    require(name in ARMS, f"there is no arm {name!r}; there are {', '.join(ARMS)}")
+    key = checkpoint.fingerprint("gatt arm", name, checkpoint.artifact_key(ghost.folder))
+    folder = workdir / "gatt_arms" / name.replace(" ", "_")
+    return checkpoint.load_model(checkpoint.artifact(folder, key, lambda place: checkpoint.save_model(
+        place, trained_arm(recipe, ghost, name)))).eval()
+
+
+def trained_arm(recipe: Recipe, ghost: Ghost, name: str) -> Transformer:
+    """The model of `arm`, trained now."""
+    model, tokenizer = copy.deepcopy(ghost.before), ghost.tokenizer
+    if name == EVERY_TURN:
+        shown = [reminded(d, tokenizer) for d in gatt.beginnings(ghost.held, recipe.gatt, recipe.seed)]
+        own = [render(d, tokenizer) for d in ghost.reminders]
+        gatt.tune(model, [*shown, *own], recipe.gatt.batch_size, recipe.gatt.epochs, recipe, recipe.gatt.optim, name)
+        return model
+    recipe = replace(recipe, gatt=replace(recipe.gatt, shortened=0.0)) if name == FULL_WORDS else recipe
+    supervise = "answers" if name == NO_MASK else "last"
+    gatt.ghost_tune(model, tokenizer, ghost.held, ghost.reminders, recipe, supervise, title=name)
+    return model
+
+
+def reminded(messages: Dialog, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+    """A dialogue with its system message on every user turn, all answers learned."""
+    system, *turns = (m.content for m in messages)
+    parts = [render(dialog(*turns[i:i + 2], system=system), tokenizer) for i in range(0, len(turns), 2)]
+    return [i for ids, _ in parts for i in ids], [m for _, mask in parts for m in mask]
+
+
+# ----------------------------------------------------------------------------------------------------------------- studies
+
+def recall_study(ghost: Ghost, control: Transformer, world: World, seed: int, count: int = 100,
+                 turns: int = MOST_TURNS) -> Mapping[str, float]:
+    """Table 30: the instruction kept turn by turn by the model before, the control and Ghost Attention; and their gold."""
+    given = instructions(world, TRAIN, count, seed)
+    found: dict[str, float] = {}
+    for name, model in (("before", ghost.before), ("control", control), ("gatt", ghost.model)):
+        r = recall(model, ghost.tokenizer, world, given, turns, seed)
+        found |= {f"{name}_{t}": share for t, share in enumerate(r.by_turn(), 1)}
+        found |= {f"gold_{name}": r.gold(10), f"turns_{name}": len(r.by_turn())}
+    return found | {"least_to_10": min(found[f"gatt_{t}"] for t in range(1, 11)),
+                    "gold_over_control": found["gold_gatt"] - found["gold_control"]}
+
+
+def unseen_study(ghost: Ghost, world: World, seed: int, count: int = 100, turns: int = 6) -> Mapping[str, float]:
+    """Figure 28: kinds of rules that Ghost Attention never saw (split "test"), and words that no training ever held; each
+    against the model before, and beside what that model does when the instruction stands on every turn."""
+    found = {}
+    for what, given in (("kinds", instructions(world, TEST, count, seed)), ("words", new_words(count, seed))):
+        arms = {"before": recall(ghost.before, ghost.tokenizer, world, given, turns, seed),
+                "gatt": recall(ghost.model, ghost.tokenizer, world, given, turns, seed),
+                "reminded": recall(ghost.before, ghost.tokenizer, world, given, turns, seed, every_turn=True)}
+        found |= {f"{what}_{name}_{t}": r.at(t) for name, r in arms.items() for t in (1, turns)}
+        found[f"{what}_gain"] = arms["gatt"].at(turns) - arms["before"].at(turns)
+    return found
+
+
+def system_span(system: str, tokenizer: Tokenizer, ids: Sequence[int]) -> slice:
+    """Where the system message with its marks stands in the ids of a dialogue. ValueError if it does not begin there."""
+    whole = tokenizer.encode(f"{B_INST} {B_SYS}\n{system}\n{E_SYS}", bos=True)
+    require(list(ids[:len(whole)]) == whole, f"the dialogue does not begin with the system message {system!r}")
+    return slice(len(tokenizer.encode(B_INST, bos=True)), len(whole))
+
+
+def attention_by_turn(model: Transformer, tokenizer: Tokenizer, messages: Dialog) -> tuple[list[float], list[float]]:
+    """(largest, mean) over layers and heads: the share of attention that lies on the system message, while the answers of
+    each turn are written. A token is written where the one before it looks."""
+    ids, mask = render(messages, tokenizer)
+    share_LNT = mass(weights(model, ids), system_span(messages[0].content, tokenizer, ids))
+    turn_T = (torch.tensor(ids) == tokenizer.bos_id).cumsum(0) - 1
+    writing_T = torch.tensor([*mask[1:], False])
+    per_turn = [share_LNT[..., writing_T & (turn_T == t)] for t in range(int(turn_T[-1]) + 1)]
+    return [float(s.amax((0, 1)).mean()) for s in per_turn], [float(s.mean()) for s in per_turn]
+
+
+def dialogue_of(r: Recall, i: int) -> Dialog:
+    """The i-th dialogue as messages, its instruction in front."""
+    texts = (text for p, a in zip(r.asked[i], r.said[i], strict=False) for text in (p.text, a))
+    return dialog(*texts, system=r.given[i].text)
+
+
+def attention_study(ghost: Ghost, world: World, seed: int, count: int = 30, turns: int = 12) -> Mapping[str, float]:
+    """Figure 10 as numbers: attention on the system message by turn, both models reading the same dialogues, which the model
+    with Ghost Attention wrote. Only dialogues that went through all turns count."""
+    r = recall(ghost.model, ghost.tokenizer, world, instructions(world, TRAIN, count, seed), turns, seed)
+    whole = [dialogue_of(r, i) for i, answers in enumerate(r.said) if len(answers) == turns and all(answers)]
+    require(len(whole) > 0, f"no dialogue of {count} reached {turns} turns")
+    found, late = {}, {}
+    for name, model in (("before", ghost.before), ("gatt", ghost.model)):
+        largest, mean = np.mean([attention_by_turn(model, ghost.tokenizer, d) for d in whole], axis=0)
+        found |= {f"{name}_{t}": float(x) for t, x in enumerate(largest, 1)}
+        found |= {f"mean_{name}_{t}": float(x) for t, x in enumerate(mean, 1)}
+        late[name] = largest[LATE - 1:].mean(), mean[LATE - 1:].mean()
+    return found | {"late_gain": float(late["gatt"][0] - late["before"][0]),
+                    "late_gain_of_mean": float(late["gatt"][1] - late["before"][1]), "dialogues": len(whole)}

@@ -1,0 +1,147 @@
+"""Attention weights against the model's own output, and the measures of Ghost Attention on dialogues given by hand."""
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+
+from llama2_lib.analysis import attention
+from llama2_lib.analysis import gatt_studies as studies
+from llama2_lib.config import ModelConfig
+from llama2_lib.model.transformer import Transformer
+from llama2_lib.stages import gatt
+from llama2_lib.text.chat import dialog, render
+from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.world.dialogs import demonstration, prompts
+from llama2_lib.world.facts import TEST, TRAIN, load
+
+WORLD = load()
+CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=400, multiple_of=8, max_seq_len=256)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return Tokenizer.train([p.text for p in prompts(WORLD, 200, 0)], 400, tmp_path_factory.mktemp("t") / "t.model")
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    m = Transformer(CONFIG).eval()
+    with torch.no_grad():                     # larger than at the start, so that heads look at something
+        for layer in m.layers:
+            layer.attention.wq.weight.mul_(3)
+            layer.attention_norm.weight.uniform_(0.5, 2)
+    return m
+
+
+def test_attention_weights_times_the_values_are_what_the_layer_puts_out(model):
+    ids = torch.randint(400, (23,), generator=torch.Generator().manual_seed(0)).tolist()
+    weights_LNTT = attention.weights(model, ids)
+    assert weights_LNTT.shape == (2, 4, 23, 23)
+    assert torch.allclose(weights_LNTT.sum(-1), torch.ones(2, 4, 23))
+    assert weights_LNTT.triu(1).abs().max() == 0, "nobody looks ahead"
+    outputs, inputs = [], []
+
+    def note(_, given, out):
+        inputs.append(given[0])
+        outputs.append(out)
+    hooks = [layer.attention.register_forward_hook(note) for layer in model.layers]
+    with torch.no_grad():
+        model(torch.tensor([ids]))
+        for hook in hooks:
+            hook.remove()
+        for layer, a_NTT, x_BTD, out_BTD in zip(model.layers, weights_LNTT, inputs, outputs, strict=True):
+            v_TKH = layer.attention.wv(x_BTD)[0].unflatten(-1, (2, -1))
+            by_hand = torch.stack([a_NTT[n] @ v_TKH[:, n // 2] for n in range(4)], dim=1)    # two heads share a key head
+            assert torch.allclose(layer.attention.wo(by_hand.flatten(1)), out_BTD[0], atol=1e-5)
+
+
+def test_attention_of_nothing_or_of_too_much_is_refused(model):
+    for n in (0, 257):
+        with pytest.raises(ValueError, match=f"attention of {n} tokens in a context of 256"):
+            attention.weights(model, [1] * n)
+
+
+def test_bins_hold_the_largest_weight_of_all_heads():
+    weights_LNTT = torch.zeros(1, 2, 4, 4)
+    weights_LNTT[0, 0, 3, 0], weights_LNTT[0, 1, 2, 1], weights_LNTT[0, 1, 1, 1] = 0.4, 0.7, 0.2
+    assert attention.binned(weights_LNTT, 2) == pytest.approx(np.array([[0.2, 0.0], [0.7, 0.0]]))
+    with pytest.raises(ValueError, match="4 tokens do not fill 9 bins"):
+        attention.binned(weights_LNTT, 9)
+
+
+def test_the_system_span_is_the_message_with_its_marks(tokenizer):
+    ids = render(dialog("Why?", "So.", system="Act as a cow."), tokenizer)[0]
+    span = studies.system_span("Act as a cow.", tokenizer, ids)
+    assert tokenizer.decode(ids[span]).strip() == "<<SYS>>\nAct as a cow.\n<</SYS>>"
+    with pytest.raises(ValueError, match="does not begin with the system message 'Act as an owl.'"):
+        studies.system_span("Act as an owl.", tokenizer, ids)
+
+
+def test_attention_by_turn_is_that_of_the_tokens_that_write_the_answers(model, tokenizer):
+    talk = dialog("Why?", "So it is.", "Who?", "The cat.", system="Act as a cow.")
+    ids, mask = render(talk, tokenizer)
+    span = studies.system_span("Act as a cow.", tokenizer, ids)
+    share_LNT = attention.weights(model, ids)[..., span].sum(-1)
+    starts = [t for t, i in enumerate(ids) if i == tokenizer.bos_id] + [len(ids)]
+    for turn, (a, b) in enumerate(zip(starts, starts[1:], strict=False)):
+        writing = [t - 1 for t in range(a, b) if mask[t]]
+        largest = np.mean([share_LNT[:, :, t].max().item() for t in writing])
+        mean = np.mean([share_LNT[:, :, t].mean().item() for t in writing])
+        found = studies.attention_by_turn(model, tokenizer, talk)
+        assert (found[0][turn], found[1][turn]) == pytest.approx((largest, mean), rel=1e-5)
+
+
+def given_replies(monkeypatch, said):
+    monkeypatch.setattr(gatt, "converse", lambda model, tokenizer, systems, asked, *_: [list(s) for s in said])
+
+
+def test_recall_counts_kept_rules_by_turn_and_judges_the_rest(monkeypatch, tokenizer):
+    given = studies.instructions(WORLD, TRAIN, 2, 0)
+    asked = gatt.questions(WORLD, 2, 3, 81, TEST)
+    good = [[c.apply("Yes."), "Yes.", c.apply("Yes.")] for c in given]
+    good[1] = good[1][:2]                                             # the second dialogue ends after two turns
+    given_replies(monkeypatch, good)
+    r = studies.recall(None, tokenizer, WORLD, given, 3, 0)
+    assert r.by_turn() == [1.0, 0.0] and r.at(1) == 1.0
+    assert r.asked == asked
+    assert np.isnan(r.kept_NT[1, 2]) and np.isnan(r.gold_NT[1, 2]) and r.kept_NT[0, 2] == 1
+    with pytest.raises(ValueError, match="turn 3 was reached by fewer than 10 dialogues"):
+        r.at(3)
+
+
+def test_the_gold_of_an_answer_does_not_depend_on_its_rule(monkeypatch, tokenizer):
+    (c,) = studies.instructions(WORLD, TRAIN, 1, 0)
+    right = next(p.fact for p in gatt.questions(WORLD, 1, 20, 81, TEST)[0] if p.kind == "fact")
+    asked = [[p for p in gatt.questions(WORLD, 1, 20, 81, TEST)[0] if p.fact == right][:1]]
+
+    reply = demonstration(WORLD, asked[0][0], Random(0))
+    monkeypatch.setattr(gatt, "questions", lambda *_: asked)
+    found = []
+    for text in (reply, c.apply(reply)):
+        given_replies(monkeypatch, [[text]])
+        r = studies.recall(None, tokenizer, WORLD, [c], 1, 0)
+        found.append((float(r.kept_NT[0, 0]), float(r.gold_NT[0, 0])))
+    assert found == [(0.0, 1.0), (1.0, 1.0)]
+
+
+def test_the_control_that_keeps_the_instruction_learns_every_answer_beside_it(tokenizer):
+    talk = dialog("Why?", "So.", "Who?", "The cat.", system="Act as a cow.")
+    ids, mask = studies.reminded(talk, tokenizer)
+    parts = [render(dialog(*turn, system="Act as a cow."), tokenizer) for turn in (("Why?", "So."), ("Who?", "The cat."))]
+    assert ids == parts[0][0] + parts[1][0] and mask == parts[0][1] + parts[1][1]
+
+
+def test_new_words_stand_in_no_rule_of_the_world():
+    known = {r.word.casefold() for split in studies.all_rules(WORLD).values() for r in split}
+    drawn = studies.new_words(60, 0)
+    assert {c.rules[0].kind for c in drawn} == set(studies.NEW_WORDS)
+    for c in drawn:
+        assert c.rules[0].word.casefold() not in known
+        assert c.kept(c.apply("A rose is red.")) and not c.kept("A rose is red.")
+
+
+def test_an_unknown_arm_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no arm 'half masks'; there are no masks, every turn, full words"):
+        studies.arm(None, tmp_path, None, "half masks")
