@@ -537,3 +537,46 @@ def calculator(seed: int, preset: str) -> Mapping[str, float]:
     recipe = seeded(seed, preset)
     chat = road.build("sft", recipe)
     return tools_study(chat.model, taught(recipe, road.workdir(recipe)), chat.tokenizer, world_for(recipe.world), seed)
+# ------------------------------------------------------------------------------------------ section 3.3: Ghost Attention
+
+def gatt_bench(seed: int, preset: str) -> tuple:
+    """(recipe, folder, world, ghost) of one seed, all built where they are missing."""
+    from llama2_lib.stages import road
+    from llama2_lib.world.facts import world_for
+    recipe = seeded(seed, preset)
+    ghost = road.build("gatt", recipe)
+    return recipe, road.workdir(recipe), world_for(recipe.world), ghost
+
+
+@study("C20", place="Table 30",
+       sentence="Without Ghost Attention an instruction is forgotten within a few turns; with it, it is kept for ten turns, "
+                "and the answers are no worse than after equal training without its masks.",
+       criteria=(Criterion("least_to_10", "above", 0.95, "share that keeps the rule, the least of turns 1 to 10"),
+                 Criterion("before_6", "below", 0.30, "the same before Ghost Attention, turn 6"),
+                 Criterion("gold_over_control", "mean at least", 0.0, "gold apart from the rule, minus the control's")),
+       notebook="08_ghost_attention", symbol="llama2_lib.analysis.gatt_studies.recall_study")
+def instruction_kept(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.gatt_studies import NO_MASK, arm, recall_study
+    recipe, folder, world, ghost = gatt_bench(seed, preset)
+    return recall_study(ghost, arm(recipe, folder, ghost, NO_MASK), world, seed)
+
+
+@study("C21", place="Figure 28",
+       sentence="Ghost Attention carries over to kinds of rules that its training did not hold and the model knows from "
+                "dialogues of one turn.",
+       criteria=(Criterion("kinds_gain", "above", 0.3, "share that keeps the rule at turn 6, with minus before"),),
+       notebook="08_ghost_attention", symbol="llama2_lib.analysis.gatt_studies.unseen_study")
+def unseen_rules(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.gatt_studies import unseen_study
+    _, _, world, ghost = gatt_bench(seed, preset)
+    return unseen_study(ghost, world, seed)
+
+
+@study("C22", place="Figure 10",
+       sentence="With Ghost Attention a larger share of the attention lies on the system message late in a dialogue.",
+       criteria=(Criterion("late_gain", "above", 0.0, "share of the most attentive head, late turns, with minus before"),),
+       notebook="08_ghost_attention", symbol="llama2_lib.analysis.gatt_studies.attention_study")
+def attention_on_the_system_message(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.gatt_studies import attention_study
+    _, _, world, ghost = gatt_bench(seed, preset)
+    return attention_study(ghost, world, seed)
