@@ -145,3 +145,30 @@ def test_new_words_stand_in_no_rule_of_the_world():
 def test_an_unknown_arm_is_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no arm 'half masks'; there are no masks, every turn, full words"):
         studies.arm(None, tmp_path, None, "half masks")
+
+
+def test_the_model_s_own_example_is_taken_away_by_taking_the_rule_off_the_earlier_answers(monkeypatch, tokenizer):
+    given = studies.instructions(WORLD, TRAIN, 2, 0)
+    given_replies(monkeypatch, [[c.apply("Yes."), c.apply("No."), c.apply("Yes.")] for c in given])
+    r = studies.recall(None, tokenizer, WORLD, given, 3, 0)
+    seen = []
+
+    def obeys_while_it_sees_obedience(model, tokenizer, talks, *_):
+        seen.extend(talks)
+        return [c.apply("Yes.") if c.kept(d[2].content) and c.kept(d[4].content) else "Yes."
+                for c, d in zip(given, talks, strict=True)]
+    monkeypatch.setattr(studies, "replies", obeys_while_it_sees_obedience)
+    assert studies.by_example(None, tokenizer, r, 2, 0) == (1.0, 0.0)
+    assert [len(d) for d in seen] == [6] * 4 and all(d[0].content == c.text for c, d in zip(given * 2, seen, strict=True))
+    assert [d[4].content for d in seen[2:]] == ["No."] * 2
+    with pytest.raises(ValueError, match="no dialogue goes on after 3 exchanges"):
+        studies.by_example(None, tokenizer, r, 3, 0)
+
+
+def test_the_map_of_a_dialogue_says_between_which_bins_the_system_message_stands(model, tokenizer):
+    talk = dialog("Why?", "So it is.", "Who?", "The cat.", system="Act as a cow.")
+    ids = render(talk, tokenizer)[0]
+    found, (start, stop) = studies.maps({"one": model}, tokenizer, talk, 10)
+    span = studies.system_span("Act as a cow.", tokenizer, ids)
+    assert found["one"].shape == (10, 10)
+    assert (start * len(ids) / 10, stop * len(ids) / 10) == pytest.approx((span.start, span.stop))

@@ -18,8 +18,9 @@ from random import Random
 import numpy as np
 import torch
 
-from llama2_lib.analysis.attention import mass, weights
+from llama2_lib.analysis.attention import binned, mass, weights
 from llama2_lib.config import Recipe, require
+from llama2_lib.model.replies import replies
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages import gatt
 from llama2_lib.stages.gatt import Ghost, Instruction
@@ -61,6 +62,11 @@ class Recall:
         shares = self.by_turn()
         require(turn <= len(shares), f"turn {turn} was reached by fewer than {LEAST} dialogues; turn {len(shares)} by more")
         return shares[turn - 1]
+
+    @property
+    def longest(self) -> int:
+        """The number of the dialogue with the most turns."""
+        return int(np.isfinite(self.kept_NT).sum(1).argmax())
 
     def gold(self, turns: int) -> float:
         """Mean gold over the first `turns` turns."""
@@ -157,6 +163,24 @@ def unseen_study(ghost: Ghost, world: World, seed: int, count: int = 100, turns:
     return found
 
 
+def by_example(model: Transformer, tokenizer: Tokenizer, r: Recall, exchanges: int, seed: int) -> tuple[float, float]:
+    """How much of the obedience comes from the model's own earlier answers: the share of replies that keep the instruction
+    after so many exchanges of `r`, the earlier answers as they were, and with the rule taken off them.
+
+    ValueError if no dialogue is long enough.
+    """
+    long = [i for i, said in enumerate(r.said) if len(said) > exchanges and all(said[:exchanges])]
+    require(len(long) > 0, f"no dialogue goes on after {exchanges} exchanges")
+    shares = []
+    for bare in (False, True):
+        talks = [dialog(*(text for p, a in zip(r.asked[i][:exchanges], r.said[i], strict=False)
+                          for text in (p.text, (r.given[i].strip(a) or "Yes.") if bare else a)),
+                        r.asked[i][exchanges].text, system=r.given[i].text) for i in long]
+        answers = replies(model, tokenizer, talks, TEMPERATURE, seed)
+        shares.append(float(np.mean([r.given[i].kept(a) for i, a in zip(long, answers, strict=True)])))
+    return shares[0], shares[1]
+
+
 def system_span(system: str, tokenizer: Tokenizer, ids: Sequence[int]) -> slice:
     """Where the system message with its marks stands in the ids of a dialogue. ValueError if it does not begin there."""
     whole = tokenizer.encode(f"{B_INST} {B_SYS}\n{system}\n{E_SYS}", bos=True)
@@ -179,6 +203,15 @@ def dialogue_of(r: Recall, i: int) -> Dialog:
     """The i-th dialogue as messages, its instruction in front."""
     texts = (text for p, a in zip(r.asked[i], r.said[i], strict=False) for text in (p.text, a))
     return dialog(*texts, system=r.given[i].text)
+
+
+def maps(models: Mapping[str, Transformer], tokenizer: Tokenizer, messages: Dialog,
+         bins: int = 40) -> tuple[dict[str, np.ndarray], tuple[float, float]]:
+    """Figure 10: each model's binned attention over one dialogue, and between which bins the system message stands."""
+    ids = render(messages, tokenizer)[0]
+    span = system_span(messages[0].content, tokenizer, ids)
+    return ({name: binned(weights(m, ids), bins) for name, m in models.items()},
+            (span.start * bins / len(ids), span.stop * bins / len(ids)))
 
 
 def attention_study(ghost: Ghost, world: World, seed: int, count: int = 30, turns: int = 12) -> Mapping[str, float]:
