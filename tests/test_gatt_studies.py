@@ -98,7 +98,7 @@ def given_replies(monkeypatch, said):
 
 
 def test_recall_counts_kept_rules_by_turn_and_judges_the_rest(monkeypatch, tokenizer):
-    given = studies.instructions(WORLD, TRAIN, 2, 0)
+    given = studies.instructions(studies.all_rules(WORLD)[TRAIN], 2, 0)
     asked = gatt.questions(WORLD, 2, 3, 81, TEST)
     good = [[c.apply("Yes."), "Yes.", c.apply("Yes.")] for c in given]
     good[1] = good[1][:2]                                             # the second dialogue ends after two turns
@@ -112,7 +112,7 @@ def test_recall_counts_kept_rules_by_turn_and_judges_the_rest(monkeypatch, token
 
 
 def test_the_gold_of_an_answer_does_not_depend_on_its_rule(monkeypatch, tokenizer):
-    (c,) = studies.instructions(WORLD, TRAIN, 1, 0)
+    (c,) = studies.instructions(studies.all_rules(WORLD)[TRAIN], 1, 0)
     right = next(p.fact for p in gatt.questions(WORLD, 1, 20, 81, TEST)[0] if p.kind == "fact")
     asked = [[p for p in gatt.questions(WORLD, 1, 20, 81, TEST)[0] if p.fact == right][:1]]
 
@@ -148,7 +148,7 @@ def test_an_unknown_arm_is_refused(tmp_path):
 
 
 def test_the_model_s_own_example_is_taken_away_by_taking_the_rule_off_the_earlier_answers(monkeypatch, tokenizer):
-    given = studies.instructions(WORLD, TRAIN, 2, 0)
+    given = studies.instructions(studies.all_rules(WORLD)[TRAIN], 2, 0)
     given_replies(monkeypatch, [[c.apply("Yes."), c.apply("No."), c.apply("Yes.")] for c in given])
     r = studies.recall(None, tokenizer, WORLD, given, 3, 0)
     seen = []
@@ -172,3 +172,12 @@ def test_the_map_of_a_dialogue_says_between_which_bins_the_system_message_stands
     span = studies.system_span("Act as a cow.", tokenizer, ids)
     assert found["one"].shape == (10, 10)
     assert (start * len(ids) / 10, stop * len(ids) / 10) == pytest.approx((span.start, span.stop))
+
+
+def test_rules_are_trained_where_a_dialogue_held_them(tmp_path):
+    cow, pig = (next(r for r in studies.all_rules(WORLD)[TRAIN] if r.word == w) for w in ("cow", "pig"))
+    held = [gatt.Held(f"{cow.text} Always end with bye.", "", ("Why?", "So."))]
+    ghost = gatt.Ghost(tmp_path, None, None, None, held, [])
+    assert {r.word for r in studies.trained_rules(ghost, WORLD)} == {"cow", "bye"}
+    assert pig in studies.untrained_figures(ghost, WORLD) and cow not in studies.untrained_figures(ghost, WORLD)
+    assert {r.kind for r in studies.untrained_figures(ghost, WORLD)} == {"act"}

@@ -73,9 +73,19 @@ class Recall:
         return float(np.nanmean(self.gold_NT[:, :turns]))
 
 
-def instructions(world: World, split: str, count: int, seed: int) -> list[Instruction]:
-    """`count` instructions of one rule each, kinds equally likely."""
-    return list(islice(gatt.instructions(all_rules(world)[split], 0.0, Random(f"asked to hold {seed}")), count))
+def instructions(rules: Sequence[Rule], count: int, seed: int) -> list[Instruction]:
+    """`count` instructions of one of `rules` each, kinds equally likely."""
+    return list(islice(gatt.instructions(rules, 0.0, Random(f"asked to hold {seed}")), count))
+
+
+def trained_rules(ghost: Ghost, world: World) -> list[Rule]:
+    """The rules that stand in some dialogue Ghost Attention learned from."""
+    return [r for r in all_rules(world)[TRAIN] if any(r.text in h.text for h in ghost.held)]
+
+
+def untrained_figures(ghost: Ghost, world: World) -> list[Rule]:
+    """The rules to act as an animal that the model never named when it was asked for animals."""
+    return [r for r in all_rules(world)[TRAIN] if r.kind == "act" and r not in trained_rules(ghost, world)]
 
 
 def new_words(count: int, seed: int) -> list[Instruction]:
@@ -139,8 +149,9 @@ def reminded(messages: Dialog, tokenizer: Tokenizer) -> tuple[list[int], list[bo
 
 def recall_study(ghost: Ghost, control: Transformer, world: World, seed: int, count: int = 100,
                  turns: int = MOST_TURNS) -> Mapping[str, float]:
-    """Table 30: the instruction kept turn by turn by the model before, the control and Ghost Attention; and their gold."""
-    given = instructions(world, TRAIN, count, seed)
+    """Table 30: instructions that the training held, kept turn by turn by the model before, the control and Ghost Attention;
+    and the gold of their answers over ten turns."""
+    given = instructions(trained_rules(ghost, world), count, seed)
     found: dict[str, float] = {}
     for name, model in (("before", ghost.before), ("control", control), ("gatt", ghost.model)):
         r = recall(model, ghost.tokenizer, world, given, turns, seed)
@@ -151,10 +162,13 @@ def recall_study(ghost: Ghost, control: Transformer, world: World, seed: int, co
 
 
 def unseen_study(ghost: Ghost, world: World, seed: int, count: int = 100, turns: int = 6) -> Mapping[str, float]:
-    """Figure 28: kinds of rules that Ghost Attention never saw (split "test"), and words that no training ever held; each
-    against the model before, and beside what that model does when the instruction stands on every turn."""
-    found = {}
-    for what, given in (("kinds", instructions(world, TEST, count, seed)), ("words", new_words(count, seed))):
+    """Figure 28: kinds of rules that Ghost Attention never saw (split "test"), figures that it never saw, if there are such,
+    and words that no training ever held; each against the model before, and beside what that model does when the instruction
+    stands on every turn."""
+    found, figures = {}, untrained_figures(ghost, world)
+    groups = {"kinds": instructions(all_rules(world)[TEST], count, seed), "words": new_words(count // 2, seed),
+              "figures": instructions(figures, count // 2, seed) if figures else []}
+    for what, given in ((name, group) for name, group in groups.items() if group):
         arms = {"before": recall(ghost.before, ghost.tokenizer, world, given, turns, seed),
                 "gatt": recall(ghost.model, ghost.tokenizer, world, given, turns, seed),
                 "reminded": recall(ghost.before, ghost.tokenizer, world, given, turns, seed, every_turn=True)}
@@ -217,7 +231,8 @@ def maps(models: Mapping[str, Transformer], tokenizer: Tokenizer, messages: Dial
 def attention_study(ghost: Ghost, world: World, seed: int, count: int = 30, turns: int = 12) -> Mapping[str, float]:
     """Figure 10 as numbers: attention on the system message by turn, both models reading the same dialogues, which the model
     with Ghost Attention wrote. Only dialogues that went through all turns count."""
-    r = recall(ghost.model, ghost.tokenizer, world, instructions(world, TRAIN, count, seed), turns, seed)
+    given = instructions(trained_rules(ghost, world), count, seed)
+    r = recall(ghost.model, ghost.tokenizer, world, given, turns, seed)
     whole = [dialogue_of(r, i) for i, answers in enumerate(r.said) if len(answers) == turns and all(answers)]
     require(len(whole) > 0, f"no dialogue of {count} reached {turns} turns")
     found, late = {}, {}
