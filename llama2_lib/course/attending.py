@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from llama2_lib.course import plots
 
+BRIGHT = 0.4
 
 def over_turns(curves: Mapping[str, Sequence[float]], ylabel: str, top: float | None = 1.04) -> Figure:
     """One line a model over the turns of a dialogue, counted from 1: Table 30 as a picture."""
@@ -24,17 +25,16 @@ def over_turns(curves: Mapping[str, Sequence[float]], ylabel: str, top: float | 
 
 
 def looks(maps: Mapping[str, np.ndarray], system: Sequence[float]) -> Figure:
-    """Figure 10: the largest attention between binned tokens, one panel a model on one scale; `system` holds the bins
-    between which the system message stands."""
+    """Figure 10: the largest attention between binned tokens, one panel a model, cut at BRIGHT since a token's nearest
+    neighbours outshine all else; `system` holds the bins between which the system message stands."""
     fig, axes = plots.figure(1, len(maps), height=3.2, sharey=True)
-    highest = max(float(m.max()) for m in maps.values())
     for ax, (name, m) in zip(np.atleast_1d(axes), maps.items(), strict=True):
         lower = np.where(np.tri(len(m)), m, np.nan)
-        image = ax.imshow(lower, vmin=0, vmax=highest, aspect="auto")
+        image = ax.imshow(lower, vmin=0, vmax=BRIGHT, aspect="auto")
         ax.grid(False)
         for x in system:
             ax.axvline(x - 0.5, color=plots.VERMILION, lw=1, ls="--")
         ax.set(title=name, xlabel="token looked at, in bins")
     np.atleast_1d(axes)[0].set(ylabel="token that looks, in bins")
-    fig.colorbar(image, ax=axes, label="largest attention")
+    fig.colorbar(image, ax=axes, label="largest attention", extend="max")
     return fig
