@@ -145,7 +145,7 @@ def test_the_instruction_stands_on_every_turn_or_on_the_first_alone(tokenizer, m
     seen = spy(monkeypatch, ["Moo! A rose.", "Moo! Sun."])
     asked = gatt.questions(WORLD, 1, 2, 0)
     said = gatt.converse(Transformer(TINY.model), tokenizer, ["Act as a cow."], asked, 0.7, 0, every_turn)
-    assert said == [["Moo! A rose.", "Moo! Sun."]]
+    assert said == [[Reply("Moo! A rose.", True), Reply("Moo! Sun.", True)]]
     again = "Act as a cow." if every_turn else None
     first = render(dialog(asked[0][0].text, "Moo! A rose.", system="Act as a cow."), tokenizer)[0]
     assert seen[1] == [first + render(dialog(asked[0][1].text, system=again), tokenizer)[0]]
@@ -154,9 +154,14 @@ def test_the_instruction_stands_on_every_turn_or_on_the_first_alone(tokenizer, m
 def test_a_dialogue_stops_where_a_reply_was_cut_and_where_the_context_is_full(tokenizer, monkeypatch):
     asked, model = gatt.questions(WORLD, 2, 3, 0), Transformer(TINY.model)
     spy(monkeypatch, ["Moo!", "Moo.", "Moo!"], {1: REASONS.index(BUDGET)})
-    assert gatt.converse(model, tokenizer, ["Act as a cow."] * 2, asked, 0.7, 0) == [["Moo!", "Moo."]] * 2
+    cut = [Reply("Moo!", True), Reply("Moo.", False)]
+    assert gatt.converse(model, tokenizer, ["Act as a cow."] * 2, asked, 0.7, 0) == [cut] * 2
+    spy(monkeypatch, ["Moo!", "Moo.", "Moo!"], {1: REASONS.index(BUDGET)})
+    cow = Instruction((next(r for r in RULES["train"] if r.text == "Act as a cow."),))
+    held = gatt.sampled(model, tokenizer, [cow] * 2, asked, 0.7, 0)
+    assert [h.turns for h in held] == [(prompts[0].text, "Moo!") for prompts in asked], "a cut answer is not learned"
     spy(monkeypatch, ["Moo!", "Moo.", "Moo!"], {1: REASONS.index(CONTEXT)})
-    assert gatt.converse(model, tokenizer, ["Act as a cow."] * 2, asked, 0.7, 0) == [["Moo!"]] * 2
+    assert gatt.converse(model, tokenizer, ["Act as a cow."] * 2, asked, 0.7, 0) == [cut[:1]] * 2
     spy(monkeypatch, ["Moo!"] * 3)
     small = Transformer(replace(TINY.model, max_seq_len=64))
     assert all(len(said) < 3 for said in gatt.converse(small, tokenizer, ["Act as a cow."] * 2, asked, 0.7, 0))

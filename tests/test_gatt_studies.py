@@ -8,6 +8,7 @@ import torch
 from llama2_lib.analysis import attention
 from llama2_lib.analysis import gatt_studies as studies
 from llama2_lib.config import ModelConfig
+from llama2_lib.model.replies import Reply
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages import gatt
 from llama2_lib.text.chat import dialog, render
@@ -94,7 +95,8 @@ def test_attention_by_turn_is_that_of_the_tokens_that_write_the_answers(model, t
 
 
 def given_replies(monkeypatch, said):
-    monkeypatch.setattr(gatt, "converse", lambda model, tokenizer, systems, asked, *_: [list(s) for s in said])
+    replies = [[Reply(text, True) for text in texts] for texts in said]
+    monkeypatch.setattr(gatt, "converse", lambda model, tokenizer, systems, asked, *_: replies)
 
 
 def test_recall_counts_kept_rules_by_turn_and_judges_the_rest(monkeypatch, tokenizer):

@@ -100,7 +100,8 @@ def recall(model: Transformer, tokenizer: Tokenizer, world: World, given: Sequen
     """Dialogues of `turns` test questions under each instruction, which stands on the first turn (or on every one)."""
     asked = gatt.questions(world, len(given), turns, seed + 81, TEST)
     systems = [c.brief if brief else c.text for c in given]
-    said = gatt.converse(model, tokenizer, systems, asked, TEMPERATURE, seed, every_turn)
+    said = [[r.text for r in answers]
+            for answers in gatt.converse(model, tokenizer, systems, asked, TEMPERATURE, seed, every_turn)]
     kept_NT, gold_NT = (np.full((len(given), turns), np.nan) for _ in range(2))
     for i, (c, prompts, answers) in enumerate(zip(given, asked, said, strict=True)):
         kept_NT[i, :len(answers)] = [c.kept(a) for a in answers]

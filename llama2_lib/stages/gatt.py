@@ -25,13 +25,13 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from random import Random
 
 from llama2_lib.config import GAttConfig, OptimConfig, Recipe, require
 from llama2_lib.model.generation import CONTEXT, END
-from llama2_lib.model.replies import REPLY_TOKENS, answered, as_dialog, replies, sample, sample_ids
+from llama2_lib.model.replies import REPLY_TOKENS, Reply, answered, as_dialog, replies, sample, sample_ids
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages import rlhf, sft
 from llama2_lib.text.batching import Examples, Loader
@@ -132,7 +132,7 @@ def questions(world: World, count: int, turns: int, seed: int, split: str = TRAI
 
 
 def converse(model: Transformer, tokenizer: Tokenizer, systems: Sequence[str | None], asked: Sequence[Sequence[Prompt]],
-             temperature: float, seed: int, every_turn: bool = False, max_new_tokens: int = REPLY_TOKENS) -> list[list[str]]:
+             temperature: float, seed: int, every_turn: bool = False, max_new_tokens: int = REPLY_TOKENS) -> list[list[Reply]]:
     """The model's replies to asked[i], turn by turn, under the system message systems[i]; all dialogues grow together.
 
     every_turn: the system message stands on each user turn, else on the first alone. A dialogue ends early where a reply
@@ -140,7 +140,7 @@ def converse(model: Transformer, tokenizer: Tokenizer, systems: Sequence[str | N
     """
     require(len(systems) == len(asked), f"{len(systems)} system messages for {len(asked)} dialogues")
     past: list[list[int]] = [[] for _ in asked]
-    said: list[list[str]] = [[] for _ in asked]
+    said: list[list[Reply]] = [[] for _ in asked]
     going = list(range(len(asked)))
     for turn in range(max(map(len, asked), default=0)):
         system = {i: systems[i] if every_turn or turn == 0 else None for i in going}
@@ -152,11 +152,11 @@ def converse(model: Transformer, tokenizer: Tokenizer, systems: Sequence[str | N
         samples = sample_ids(model, tokenizer, list(waiting.values()), temperature, seed + turn, max_new_tokens)
         going = []
         for i, row, why in zip(waiting, samples.lists(), samples.reasons, strict=True):
-            reply = tokenizer.decode(row).strip()
+            reply = Reply(tokenizer.decode(row).strip(), why == END)
             if why != CONTEXT:
                 said[i].append(reply)
-            if why == END and reply:
-                past[i] += render(dialog(asked[i][turn].text, reply, system=system[i]), tokenizer)[0]
+            if reply.finished and reply.text:
+                past[i] += render(dialog(asked[i][turn].text, reply.text, system=system[i]), tokenizer)[0]
                 going.append(i)
     return said
 
@@ -175,11 +175,12 @@ class Held:
 
 def sampled(model: Transformer, tokenizer: Tokenizer, given: Sequence[Instruction], asked: Sequence[Sequence[Prompt]],
             temperature: float, seed: int) -> list[Held]:
-    """Dialogues in which each question had its instruction beside it; those without a single answer are left out."""
+    """Dialogues in which each question had its instruction beside it, up to the first answer that is empty or does not end;
+    those without a whole answer are left out."""
     said = converse(model, tokenizer, [c.text for c in given], asked, temperature, seed, every_turn=True)
-    return [Held(c.text, c.brief, tuple(text for p, reply in zip(prompts, answers, strict=False)
-                                        for text in (p.text, reply)))
-            for c, prompts, answers in zip(given, asked, said, strict=True) if all(answers) and answers]
+    whole = [list(takewhile(lambda r: r.finished and r.text, answers)) for answers in said]
+    return [Held(c.text, c.brief, tuple(text for p, r in zip(prompts, answers, strict=False) for text in (p.text, r.text)))
+            for c, prompts, answers in zip(given, asked, whole, strict=True) if answers]
 
 
 def beginnings(held: Sequence[Held], config: GAttConfig, seed: int) -> Iterator[Dialog]:
