@@ -132,7 +132,7 @@ def questions(world: World, count: int, turns: int, seed: int, split: str = TRAI
 
 
 def converse(model: Transformer, tokenizer: Tokenizer, systems: Sequence[str | None], asked: Sequence[Sequence[Prompt]],
-             temperature: float, seed: int, every_turn: bool = False, max_new_tokens: int = REPLY_TOKENS) -> list[list[Reply]]:
+             temperature: float, seed: int, every_turn: bool = False) -> list[list[Reply]]:
     """The model's replies to asked[i], turn by turn, under the system message systems[i]; all dialogues grow together.
 
     every_turn: the system message stands on each user turn, else on the first alone. A dialogue ends early where a reply
@@ -149,7 +149,7 @@ def converse(model: Transformer, tokenizer: Tokenizer, systems: Sequence[str | N
         waiting = {i: ids for i, ids in waiting.items() if len(ids) < model.config.max_seq_len}
         if not waiting:
             break
-        samples = sample_ids(model, tokenizer, list(waiting.values()), temperature, seed + turn, max_new_tokens)
+        samples = sample_ids(model, tokenizer, list(waiting.values()), temperature, seed + turn, REPLY_TOKENS)
         going = []
         for i, row, why in zip(waiting, samples.lists(), samples.reasons, strict=True):
             reply = Reply(tokenizer.decode(row).strip(), why == END)
