@@ -183,3 +183,13 @@ def test_rules_are_trained_where_a_dialogue_held_them(tmp_path):
     assert {r.word for r in studies.trained_rules(ghost, WORLD)} == {"cow", "bye"}
     assert pig in studies.untrained_figures(ghost, WORLD) and cow not in studies.untrained_figures(ghost, WORLD)
     assert {r.kind for r in studies.untrained_figures(ghost, WORLD)} == {"act"}
+
+
+def test_ablations_ask_each_arm_in_full_and_in_few_words(monkeypatch, tmp_path, tokenizer):
+    cow = next(r for r in studies.all_rules(WORLD)[TRAIN] if r.word == "cow")
+    ghost = gatt.Ghost(tmp_path, "ghost", None, tokenizer, [gatt.Held(cow.text, "", ("Why?", "So."))], [])
+    monkeypatch.setattr(gatt, "converse", lambda model, tokenizer, systems, asked, *_: [
+        [Reply("Moo! Yes." if model == "ghost" or s == cow.text else "Yes.", True)] for s in systems])
+    found = studies.ablation_study(ghost, {"full words": "arm"}, WORLD, 0, count=3, turns=1)
+    assert {k: v for k, v in found.items() if "gold" not in k} == {
+        "gatt_full": 1.0, "gatt_brief": 1.0, "full words_full": 1.0, "full words_brief": 0.0}

@@ -162,6 +162,18 @@ def recall_study(ghost: Ghost, control: Transformer, world: World, seed: int, co
                     "gold_over_control": found["gold_gatt"] - found["gold_control"]}
 
 
+def ablation_study(ghost: Ghost, arms: Mapping[str, Transformer], world: World, seed: int, count: int = 50,
+                   turns: int = 10) -> Mapping[str, float]:
+    """The parts of Ghost Attention one by one: each arm's mean recall over the turns when the instruction is given in full
+    and when it is given in few words, and its gold."""
+    given, found = instructions(trained_rules(ghost, world), count, seed), {}
+    for name, model in {"gatt": ghost.model, **arms}.items():
+        for words in ("full", "brief"):
+            r = recall(model, ghost.tokenizer, world, given, turns, seed, brief=words == "brief")
+            found |= {f"{name}_{words}": float(np.nanmean(r.kept_NT)), f"{name}_{words}_gold": r.gold(turns)}
+    return found
+
+
 def unseen_study(ghost: Ghost, world: World, seed: int, count: int = 100, turns: int = 6) -> Mapping[str, float]:
     """Figure 28: kinds of rules that Ghost Attention never saw (split "test"), figures that it never saw, if there are such,
     and words that no training ever held; each against the model before, and beside what that model does when the instruction
