@@ -193,3 +193,18 @@ def test_ablations_ask_each_arm_in_full_and_in_few_words(monkeypatch, tmp_path, 
     found = studies.ablation_study(ghost, {"full words": "arm"}, WORLD, 0, count=3, turns=1)
     assert {k: v for k, v in found.items() if "gold" not in k} == {
         "gatt_full": 1.0, "gatt_brief": 1.0, "full words_full": 1.0, "full words_brief": 0.0}
+
+
+def test_table_30_has_the_same_numbers_for_every_seed_however_long_the_dialogues_grow(monkeypatch, tmp_path, tokenizer):
+    rules = studies.all_rules(WORLD)[TRAIN]
+    ghost = gatt.Ghost(tmp_path, "ghost", "before", tokenizer, [gatt.Held(rules[0].text, "", ("Why?", "So."))], [])
+    found = []
+    given = {r.text: r for r in rules}
+    for length in (11, 14):
+        monkeypatch.setattr(gatt, "converse", lambda model, tokenizer, systems, asked, *_, n=length: [
+            [Reply(given[s].apply("Yes.") if model == "ghost" or t == 0 else "Yes.", True) for t in range(n)]
+            for s in systems])
+        found.append(studies.recall_study(ghost, "control", WORLD, 0, count=2, turns=14))
+    assert set(found[0]) == set(found[1])
+    assert found[1]["turns_gatt"] == 14 and found[1]["gatt_beyond_10"] == 1.0 and found[1]["before_beyond_10"] == 0.0
+    assert found[0]["least_to_10"] == 1.0 and found[0]["before_6"] == 0.0 and found[0]["gold_over_control"] == 0.0

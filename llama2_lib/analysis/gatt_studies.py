@@ -151,13 +151,15 @@ def reminded(messages: Dialog, tokenizer: Tokenizer) -> tuple[list[int], list[bo
 def recall_study(ghost: Ghost, control: Transformer, world: World, seed: int, count: int = 100,
                  turns: int = MOST_TURNS) -> Mapping[str, float]:
     """Table 30: instructions that the training held, kept turn by turn by the model before, the control and Ghost Attention;
-    and the gold of their answers over ten turns."""
+    and the gold of their answers over ten turns. `beyond_10` is the mean share after turn 10, to the end of the context."""
     given = instructions(trained_rules(ghost, world), count, seed)
     found: dict[str, float] = {}
     for name, model in (("before", ghost.before), ("control", control), ("gatt", ghost.model)):
         r = recall(model, ghost.tokenizer, world, given, turns, seed)
-        found |= {f"{name}_{t}": share for t, share in enumerate(r.by_turn(), 1)}
-        found |= {f"gold_{name}": r.gold(10), f"turns_{name}": len(r.by_turn())}
+        shares = r.by_turn()
+        found |= {f"{name}_{t}": shares[t - 1] for t in range(1, 11)}
+        found |= {f"{name}_beyond_10": float(np.mean(shares[10:] or shares[-1:])), f"turns_{name}": len(shares),
+                  f"gold_{name}": r.gold(10)}
     return found | {"least_to_10": min(found[f"gatt_{t}"] for t in range(1, 11)),
                     "gold_over_control": found["gold_gatt"] - found["gold_control"]}
 

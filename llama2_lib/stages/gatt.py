@@ -10,8 +10,8 @@ the model writes itself. In half of the examples the instruction is in few words
 
 The method can only spread what the model does in the turn itself. The paper's RLHF model obeys; the last version of the toy
 preset does not, since nothing in its reward asked for it, so it gets `lessons` first (section 3.1's means): its own replies
-under a rule on the same turn, put in by people, of kinds of both splits; and as reminders its own replies without a rule. The
-paper's presets have no lessons. Ghost Attention itself sees rules of split "train" alone.
+under a rule on the same turn, put in by people, of kinds of both splits; and as reminders its own replies without a rule.
+The paper's presets have no lessons. Ghost Attention itself sees rules of split "train" alone.
 
 The paper is silent on the number of dialogues, their length, temperature, learning rate, and on answers that do not obey:
 they stay, since nobody checks them. Left out: instructions that change in mid-dialogue.
