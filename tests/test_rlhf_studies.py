@@ -1,5 +1,6 @@
 """The measures of best-of-K, temperatures, versions and broken runs, on numbers small enough to check by hand."""
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama2_lib.analysis import rlhf_studies as studies
+from llama2_lib.config import preset
 from llama2_lib.course import doctor, lab
 from llama2_lib.stages.rejection import Candidates
 from llama2_lib.text.chat import dialog, render
@@ -27,6 +29,16 @@ def test_gold_of_the_best_is_the_gold_of_the_reply_that_the_reward_picks():
     found = Candidates([p], [[bad, good, bad]], np.array([[0.0, 1.0, 2.0]]))
     gold = {k: studies.gold_of_the_best(world, found, [k])[k] for k in (1, 2, 3)}
     assert gold[2] == score(world, p, good).total > gold[1] == gold[3] == score(world, p, bad).total
+
+
+def test_a_reply_without_an_end_counts_nothing_in_the_means_of_figure_7(monkeypatch):
+    world, (p,) = load(), prompts(load(), 1, 3, {"copy": 1})
+    found = Candidates([p], [["Moo."] * 16], np.array([[-np.inf, *[0.5] * 15]]))
+    monkeypatch.setattr(studies.rejection, "candidates", lambda *_: found)
+    monkeypatch.setattr(studies.rlhf, "scorer", lambda *_: None)
+    stub = SimpleNamespace(policy=None, tokenizer=None, rewards=None)
+    numbers = studies.best_of_study(stub, world, preset("toy"), asked=1, samples=16)
+    assert (numbers["reward_1"], numbers["reward_2"], numbers["median_drift"]) == (0, 0.5, 0)
 
 
 @given(st.integers(1, 400))

@@ -97,6 +97,7 @@ def best_of_study(v: Version, world: World, recipe: Recipe, asked: int = 200, sa
     asked_N = list(islice(rlhf.asked(world, recipe.seed + 71), asked))
     found = rejection.candidates(v.policy, v.tokenizer, asked_N, whole(rlhf.scorer(v.rewards, recipe.runtime)), samples, 1.0,
                                  recipe.seed)
+    found = replace(found, scores_NK=found.scores_NK.clip(0))      # a reply without an end counts 0 in means, not −inf
     best, median = found.curve()
     sizes = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= samples]
     gold = gold_of_the_best(world, found, sizes)
@@ -122,7 +123,7 @@ def temperature_study(versions: Mapping[str, Version], judge: Scorer, world: Wor
         curve = []
         for temperature in temperatures:
             c = rejection.candidates(v.policy, v.tokenizer, asked_N, whole(judge), samples, temperature, seed)
-            curve.append(float(np.where(np.isfinite(c.scores_NK), c.scores_NK, 0).max(1).mean()))
+            curve.append(float(c.scores_NK.clip(0).max(1).mean()))
             found[f"{name}_{temperature}"] = curve[-1]
         found[f"best_{name}"] = _peak(temperatures, curve)
     first, last = list(versions)[0], list(versions)[-1]
