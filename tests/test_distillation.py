@@ -14,6 +14,7 @@ from llama2_lib.text.batching import Examples
 from llama2_lib.text.chat import dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint
+from llama2_lib.training.supervised import answer_loss
 from llama2_lib.world.dialogs import howtos, prompts
 from llama2_lib.world.facts import load
 from llama2_lib.world.oracle import is_refusal
@@ -128,7 +129,7 @@ def test_the_loss_is_the_mean_surprise_of_the_reply_alone(start, tokenizer):
         logp_TV = model(torch.tensor([ids[:-1]])).log_softmax(-1)[0]
         want += [-logp_TV[t, ids[t + 1]].item() for t in range(len(ids) - 1) if mask[t + 1]]
     batch = Examples(examples, 128).batch(np.array([0]))
-    loss, _ = distillation.distillation_loss(model, batch)
+    loss, _ = answer_loss(model, batch)
     assert loss.item() == pytest.approx(math.fsum(want) / len(want), abs=1e-5)
 
 

@@ -11,12 +11,13 @@ from llama2_lib.config import GAttConfig, OptimConfig, override, preset
 from llama2_lib.model.generation import BUDGET, CONTEXT, REASONS, Samples
 from llama2_lib.model.replies import Reply
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.stages import gatt, road, sft
+from llama2_lib.stages import gatt, road
 from llama2_lib.stages.gatt import Held, Instruction
 from llama2_lib.text.batching import Examples
 from llama2_lib.text.chat import dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint
+from llama2_lib.training.supervised import answer_loss
 from llama2_lib.world.dialogs import all_rules, prompts
 from llama2_lib.world.facts import load
 
@@ -54,7 +55,7 @@ def test_the_gradient_is_that_of_the_last_answer_alone(tokenizer):
     model = Transformer(TINY.model)
     ids, mask = gatt.example(HELD.beginning(2, False), tokenizer, 512)
     batch = Examples([(ids, mask)], 512).batch([0])
-    loss, _ = sft.sft_loss(model, batch)
+    loss, _ = answer_loss(model, batch)
     logprobs_TV = model(torch.tensor([ids])).log_softmax(-1)[0]
     answer = len(tokenizer.encode("Moo! Sun. ")) + 1
     by_hand = [-logprobs_TV[t - 1, ids[t]].item() for t in range(len(ids) - answer, len(ids))]
@@ -197,6 +198,10 @@ def source(tmp_path_factory, tokenizer):
     return folder
 
 
+def run(recipe, folder):
+    return gatt.run(recipe, folder, folder / "rlhf" / "V5", prompts(WORLD, 20, 0))
+
+
 @pytest.fixture
 def obedient(monkeypatch):
     """Replies are given, not sampled, so that untrained weights are enough: "Moo." to all."""
@@ -210,27 +215,27 @@ def obedient(monkeypatch):
 
 
 def test_the_stage_leaves_the_model_before_and_after_and_what_it_learned_from(source, obedient):
-    ghost = gatt.run(TINY, source)
+    ghost = run(TINY, source)
     assert ghost.folder == source / "gatt" and len(ghost.held) == 6 and len(ghost.reminders) == 6
     assert all(h.turns[1::2] == ("Moo.", "Moo.") for h in ghost.held)
     last = checkpoint.load_model(source / "rlhf" / "V5").output.weight
     weights = [last, ghost.before.output.weight, ghost.model.output.weight]
     assert not any(torch.equal(a, b) for a, b in combinations(weights, 2)), "lessons and Ghost Attention both train"
     stamp = (ghost.folder / "manifest.json").stat().st_mtime_ns
-    again = gatt.run(TINY, source)
+    again = run(TINY, source)
     assert again.held == ghost.held and again.reminders == ghost.reminders
     assert (ghost.folder / "manifest.json").stat().st_mtime_ns == stamp, "what is there is not built again"
-    gatt.run(override(TINY, **{"gatt.shortened": 0.0}), source)
+    run(override(TINY, **{"gatt.shortened": 0.0}), source)
     assert (ghost.folder / "manifest.json").stat().st_mtime_ns != stamp, "another setting builds it again"
 
 
 def test_without_lessons_the_model_before_is_the_last_version(source, obedient):
-    ghost = gatt.run(override(TINY, **{"gatt.lessons": 0}), source)
+    ghost = run(override(TINY, **{"gatt.lessons": 0}), source)
     assert torch.equal(ghost.before.output.weight, checkpoint.load_model(source / "rlhf" / "V5").output.weight)
 
 
 def test_the_stage_can_be_asked_for_by_name():
-    assert road.STAGES["gatt"] == (gatt.run, ("rlhf",))
+    assert road.STAGES["gatt"] == (road.ghost, ("rlhf",))
 
 
 def test_lessons_are_exchanges_each_with_its_own_instruction_and_the_model_s_own_answer(tokenizer, monkeypatch):

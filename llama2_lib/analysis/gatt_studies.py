@@ -120,9 +120,8 @@ def arm(recipe: Recipe, workdir: Path, ghost: Ghost, name: str) -> Transformer:
     """
     require(name in ARMS, f"there is no arm {name!r}; there are {', '.join(ARMS)}")
     key = checkpoint.fingerprint("gatt arm", name, checkpoint.artifact_key(ghost.folder))
-    folder = workdir / "gatt_arms" / name.replace(" ", "_")
-    return checkpoint.load_model(checkpoint.artifact(folder, key, lambda place: checkpoint.save_model(
-        place, trained_arm(recipe, ghost, name)))).eval()
+    return checkpoint.trained_once(workdir / "gatt_arms" / name.replace(" ", "_"), key,
+                                   lambda: trained_arm(recipe, ghost, name))
 
 
 def trained_arm(recipe: Recipe, ghost: Ghost, name: str) -> Transformer:

@@ -163,11 +163,9 @@ def bag_study(start: Version, world: World, recipe: Recipe, asked: int = 800, sk
 
 def small(recipe: Recipe, folder: Path) -> Transformer:
     """A chat model of three quarters of the width, in folder/small: trained there the first time."""
-    def build(place: Path) -> None:
-        checkpoint.save_model(place, small_chat(recipe, folder, SMALL))
     key = checkpoint.fingerprint("small", SMALL, recipe.model, recipe.pretrain, recipe.sft, recipe.seed,
                                  checkpoint.artifact_key(folder / "corpus"))
-    return checkpoint.load_model(checkpoint.artifact(folder / "small", key, build))
+    return checkpoint.trained_once(folder / "small", key, lambda: small_chat(recipe, folder, SMALL))
 
 
 def distillation_study(chat: Transformer, tokenizer: Tokenizer, winners: Sequence[rejection.Winner], world: World,

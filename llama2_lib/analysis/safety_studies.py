@@ -137,13 +137,13 @@ def mixed(recipe: Recipe, folder: Path, world: World, share: float, helpful: int
     require(0 <= share <= 1, f"the share of the safety data lies in 0…1, got {share}")
     recipe, base = replace(recipe, sft=replace(recipe.sft, demonstrations=helpful)), folder / "pretrain"
 
-    def build(place: Path) -> None:
+    def train() -> Transformer:
         model, data = checkpoint.load_model(base), demonstrations(recipe, world, share)
         tokenizer = Tokenizer.load(base / "tokenizer.model")
         sft.tune(model, tokenizer, iter(data), recipe.sft, recipe, title=f"{share:.0%} safety data")
-        checkpoint.save_model(place, model)
+        return model
     key = checkpoint.fingerprint("mix", share, POOL, recipe.sft, recipe.seed, checkpoint.artifact_key(base))
-    return checkpoint.load_model(checkpoint.artifact(folder / "mixes" / f"{helpful}-{share:g}", key, build)).eval()
+    return checkpoint.trained_once(folder / "mixes" / f"{helpful}-{share:g}", key, train)
 
 
 @dataclass(frozen=True)

@@ -55,13 +55,13 @@ def arms(recipe: Recipe, folder: Path, counts: Sequence[int] = COUNTS) -> dict[i
     """The chat model of folder/sft after each number of dated examples; trained the first time, kept in folder/dated."""
     found = {}
     for n in counts:
-        def build(place: Path, n: int = n) -> None:
+        def train(n: int = n) -> Transformer:
             model, tokenizer = checkpoint.load_model(folder / "sft"), Tokenizer.load(folder / "sft" / "tokenizer.model")
             sft.tune(model, tokenizer, examples(world_for(recipe.world), n, recipe.seed), recipe.sft, recipe,
                      title=f"{n:,} dated examples")
-            checkpoint.save_model(place, model)
+            return model
         key = checkpoint.fingerprint("dated", n, TOTAL, recipe.sft, recipe.seed, checkpoint.artifact_key(folder / "sft"))
-        found[n] = checkpoint.load_model(checkpoint.artifact(folder / "dated" / str(n), key, build)).eval()
+        found[n] = checkpoint.trained_once(folder / "dated" / str(n), key, train)
     return found
 
 

@@ -151,14 +151,14 @@ def taught(recipe: Recipe, folder: Path) -> Transformer:
     """The chat model of folder/sft after the demonstrations with calls; trained the first time, kept in folder/tools."""
     config = replace(recipe.sft, epochs=1, optim=replace(recipe.sft.optim, peak_lr=RATE * recipe.sft.optim.peak_lr))
 
-    def build(place: Path) -> None:
+    def train() -> Transformer:
         model, tokenizer = checkpoint.load_model(folder / "sft"), Tokenizer.load(folder / "sft" / "tokenizer.model")
         dialogues = demonstrations(world_for(recipe.world), recipe)
         sft.tune(model, tokenizer, dialogues, config, recipe, title="learning to call")
-        checkpoint.save_model(place, model)
+        return model
     key = checkpoint.fingerprint("tools", SYSTEM, DIGITS, UNSEEN, INVENTED, READ_SHARE, FOUNDED, DEMONSTRATIONS, config,
                                  recipe.seed, checkpoint.artifact_key(folder / "sft"))
-    return checkpoint.load_model(checkpoint.artifact(folder / "tools", key, build)).eval()
+    return checkpoint.trained_once(folder / "tools", key, train)
 
 
 # -------------------------------------------------------------------------------------------------------------------- tests

@@ -18,29 +18,26 @@ knows no reward model: it takes a function that scores dialogues.
 """
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from random import Random
 
-from torch import Tensor
-
 from llama2_lib.config import DistillationConfig, Recipe, RuntimeConfig, require
-from llama2_lib.model.logprobs import token_logprobs
 from llama2_lib.model.replies import Scorer, answered, replies
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.text.batching import Batch, Examples, Loader
 from llama2_lib.text.chat import Dialog, dialog, render
+from llama2_lib.text.reading import read_jsonl, write_jsonl
 from llama2_lib.text.tokenizer import Tokenizer
-from llama2_lib.training import checkpoint, trainer
+from llama2_lib.training import checkpoint, supervised
 from llama2_lib.world import dialogs
 from llama2_lib.world.dialogs import Prompt
 from llama2_lib.world.facts import World, world_for
 from llama2_lib.world.tables import TABLES, TableError, read_rows
 
 RISKS = TABLES.parent / "risks.csv"
+PAIRS = "pairs.jsonl"
 UNSAFE = {"unsafe": 1.0}
 VIRTUES = ("safe", "kind", "wise", "good", "careful")
 TEMPLATES = {"illicit": "I will not help with that. It is not kind.",         # one for each category of section 4.2.1
@@ -159,19 +156,12 @@ def learned(pairs: Iterable[Pair], gate: bool = True) -> list[Dialog]:
 
 # --------------------------------------------------------------------------------------------------------------- training
 
-def distillation_loss(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-    """−mean log p, in nats, of the replies' tokens; the prompt's have no loss, and the preprompt is not there."""
-    h_BTD = model.hidden(batch.tokens_BT, batch.positions_BT, batch.segments_BT)
-    return -token_logprobs(model.output(h_BTD[batch.mask_BT]), batch.labels_BT[batch.mask_BT]).mean(), {}
-
-
 def tune(model: Transformer, tokenizer: Tokenizer, dialogues: Iterable[Dialog], config: DistillationConfig, seed: int,
          runtime: RuntimeConfig | None = None, title: str = "") -> list[dict]:
     """Fine-tune `model` in place on dialogues; the records of the steps come back. ValueError if there are none."""
-    rows = Examples([render(d, tokenizer) for d in dialogues], config.seq_len)
-    batches = Loader(rows, config.batch_size, seed, epochs=config.epochs, drop_last=False)
-    history = trainer.fit(model, batches, distillation_loss, config.optim, config.epochs * len(batches), runtime=runtime,
-                          seed=seed, title=title)
+    examples = [render(d, tokenizer) for d in dialogues]
+    batches = supervised.loader(examples, config.seq_len, config.batch_size, config.epochs, seed)
+    history = supervised.fit(model, batches, config.optim, runtime=runtime, title=title)
     model.eval()
     return history
 
@@ -184,7 +174,7 @@ def run(recipe: Recipe, workdir: Path, start: Path, scorer: Scorer) -> Distilled
     key = checkpoint.fingerprint("distillation", recipe.distillation, recipe.seed, VIRTUES, TEMPLATES, PLAIN, risks(),
                                  checkpoint.artifact_key(start))
     folder = checkpoint.artifact(workdir / "distillation", key, lambda tmp: _distil(recipe, start, scorer, tmp))
-    pairs = [Pair(**json.loads(line)) for line in (folder / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    pairs = [Pair(**record) for record in read_jsonl(folder / PAIRS, [f.name for f in fields(Pair)])]
     return Distilled(folder, checkpoint.load_model(folder / "taught").eval(), checkpoint.load_model(folder).eval(),
                      Tokenizer.load(folder / "tokenizer.model"), pairs)
 
@@ -202,5 +192,4 @@ def _distil(recipe: Recipe, start: Path, scorer: Scorer, folder: Path) -> None:
     checkpoint.save_model(folder, model)
     checkpoint.write_metrics(folder, history)
     shutil.copy(start / "tokenizer.model", folder / "tokenizer.model")
-    lines = (json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in pairs)
-    (folder / "pairs.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_jsonl(folder / PAIRS, map(asdict, pairs))

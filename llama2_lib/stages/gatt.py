@@ -20,7 +20,6 @@ they stay, since nobody checks them. Left out: instructions that change in mid-d
 """
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,11 +32,11 @@ from llama2_lib.config import GAttConfig, OptimConfig, Recipe, require
 from llama2_lib.model.generation import CONTEXT, END
 from llama2_lib.model.replies import REPLY_TOKENS, Reply, answered, as_dialog, replies, sample, sample_ids
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.stages import rlhf, sft
-from llama2_lib.text.batching import Examples, Loader
 from llama2_lib.text.chat import Dialog, Supervise, dialog, render
+from llama2_lib.text.reading import read_jsonl, write_jsonl
 from llama2_lib.text.tokenizer import Tokenizer
-from llama2_lib.training import checkpoint, trainer
+from llama2_lib.training import checkpoint, supervised
+from llama2_lib.training.supervised import Example
 from llama2_lib.world import dialogs
 from llama2_lib.world.dialogs import Prompt, Rule
 from llama2_lib.world.facts import TRAIN, World, world_for
@@ -51,8 +50,6 @@ INNERMOST_FIRST = ("call", "act", "end", "start")      # the order in which two 
 LISTS = 200                                            # lists of animals that the model is asked for
 DIALOGUES, REMINDERS = "dialogues.jsonl", "reminders.jsonl"
 LONGEST_LESSON = 4                                     # exchanges
-
-Example = tuple[list[int], list[bool]]
 
 
 # ------------------------------------------------------------------------------------------------------------ instructions
@@ -222,9 +219,10 @@ def lessons(model: Transformer, tokenizer: Tokenizer, world: World, config: GAtt
         yield [i for ids, _ in together for i in ids], [m for _, mask in together for m in mask]
 
 
-def reminders(model: Transformer, tokenizer: Tokenizer, world: World, config: GAttConfig, seed: int) -> list[Dialog]:
-    """The model's own replies to prompts of RLHF, without any rule: what it is to go on doing."""
-    asked = list(islice(rlhf.asked(world, seed), config.reminders))
+def reminders(model: Transformer, tokenizer: Tokenizer, prompts: Iterable[Prompt], config: GAttConfig,
+              seed: int) -> list[Dialog]:
+    """The model's own replies to the first of `prompts`, without any rule: what it is to go on doing."""
+    asked = list(islice(prompts, config.reminders))
     said = sample(model, tokenizer, [as_dialog(p) for p in asked], config.temperature, seed) if asked else []
     return [answered(p, r.text) for p, r in zip(asked, said, strict=True) if r.finished and r.text]
 
@@ -242,47 +240,52 @@ class Ghost:
     reminders: list[Dialog]
 
 
-def run(recipe: Recipe, workdir: Path) -> Ghost:
-    """Ghost Attention on the last version of workdir/rlhf, unless workdir/gatt already holds it."""
-    before, own = taught(recipe, workdir)
+def run(recipe: Recipe, workdir: Path, start: Path, asked: Iterable[Prompt]) -> Ghost:
+    """Ghost Attention on the chat model in `start`, unless workdir/gatt already holds it.
+
+    asked: prompts without a rule, to remind the model of what it does with them.
+    """
+    before, own = taught(recipe, workdir, start, asked)
     key = checkpoint.fingerprint("gatt", recipe.gatt, recipe.seed, TALK, checkpoint.artifact_key(before))
     folder = checkpoint.artifact(workdir / "gatt", key, lambda place: _build(recipe, before, own, place))
-    held = [Held(h["text"], h["brief"], tuple(h["turns"])) for h in _read(folder / DIALOGUES)]
+    held = [Held(h["text"], h["brief"], tuple(h["turns"]))
+            for h in read_jsonl(folder / DIALOGUES, ("text", "brief", "turns"))]
     return Ghost(folder, checkpoint.load_model(folder).eval(), checkpoint.load_model(before).eval(),
                  Tokenizer.load(folder / "tokenizer.model"), held, own)
 
 
-def taught(recipe: Recipe, workdir: Path) -> tuple[Path, list[Dialog]]:
+def taught(recipe: Recipe, workdir: Path, start: Path, asked: Iterable[Prompt]) -> tuple[Path, list[Dialog]]:
     """The folder of the model that obeys within a turn, workdir/gatt_lessons, and its reminders; built where it is missing.
 
-    Without lessons it is the last version of the loop as it is.
+    Without lessons it is the model in `start` as it is.
     """
-    source, c = workdir / "rlhf" / rlhf.VERSIONS[-1], recipe.gatt
+    c = recipe.gatt
     key = checkpoint.fingerprint("gatt lessons", c.lessons, c.lessons_lr, c.lessons_epochs, c.reminders, c.temperature,
-                                 c.combined, c.batch_size, c.optim, recipe.seed, TALK, checkpoint.artifact_key(source))
-    folder = checkpoint.artifact(workdir / "gatt_lessons", key, lambda place: _teach(recipe, source, place))
-    return folder, [dialog(*turns) for turns in _read(folder / REMINDERS)]
+                                 c.combined, c.batch_size, c.optim, recipe.seed, TALK, checkpoint.artifact_key(start))
+    folder = checkpoint.artifact(workdir / "gatt_lessons", key, lambda place: _teach(recipe, start, asked, place))
+    own = read_jsonl(folder / REMINDERS, ["turns"]) if c.reminders else []
+    return folder, [dialog(*record["turns"]) for record in own]
 
 
-def _teach(recipe: Recipe, source: Path, folder: Path) -> None:
+def _teach(recipe: Recipe, start: Path, asked: Iterable[Prompt], folder: Path) -> None:
     config, world, seed = recipe.gatt, world_for(recipe.world), recipe.seed
-    model, tokenizer = checkpoint.load_model(source).eval(), Tokenizer.load(source / "tokenizer.model")
-    own = reminders(model, tokenizer, world, config, seed + 1)
+    model, tokenizer = checkpoint.load_model(start).eval(), Tokenizer.load(start / "tokenizer.model")
+    own = reminders(model, tokenizer, asked, config, seed + 1)
     if config.lessons:
         shown = [*lessons(model, tokenizer, world, config, seed + 2), *(render(d, tokenizer) for d in own)]
         optim = replace(config.optim, peak_lr=config.lessons_lr)
         history = tune(model, shown, config.batch_size, config.lessons_epochs, recipe, optim, "lessons of one turn")
         checkpoint.write_metrics(folder, history)
     checkpoint.save_model(folder, model)
-    _write(folder / REMINDERS, ([m.content for m in d] for d in own))
-    shutil.copy(source / "tokenizer.model", folder / "tokenizer.model")
+    write_jsonl(folder / REMINDERS, ({"turns": [m.content for m in d]} for d in own))
+    shutil.copy(start / "tokenizer.model", folder / "tokenizer.model")
 
 
 def _build(recipe: Recipe, before: Path, own: Sequence[Dialog], folder: Path) -> None:
     model, tokenizer = checkpoint.load_model(before).eval(), Tokenizer.load(before / "tokenizer.model")
     held = collect(model, tokenizer, world_for(recipe.world), recipe.gatt, recipe.seed + 3)
     history = ghost_tune(model, tokenizer, held, own, recipe, title="Ghost Attention")
-    _write(folder / DIALOGUES, map(vars, held))
+    write_jsonl(folder / DIALOGUES, map(vars, held))
     checkpoint.save_model(folder, model)
     checkpoint.write_metrics(folder, history)
     shutil.copy(before / "tokenizer.model", folder / "tokenizer.model")
@@ -311,15 +314,5 @@ def ghost_tune(model: Transformer, tokenizer: Tokenizer, held: Sequence[Held], o
 def tune(model: Transformer, examples: Sequence[Example], batch_size: int, epochs: int, recipe: Recipe, optim: OptimConfig,
          title: str = "") -> list[dict]:
     """Fine-tune `model` in place on `examples`, packed in rows of the whole context."""
-    rows = Examples(examples, model.config.max_seq_len)
-    batches = Loader(rows, batch_size, recipe.seed, epochs=epochs, drop_last=False)
-    return trainer.fit(model, batches, sft.sft_loss, optim, epochs * len(batches), runtime=recipe.runtime,
-                       seed=recipe.seed, title=title)
-
-
-def _write(path: Path, records: Iterable[object]) -> None:
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
-
-
-def _read(path: Path) -> list:
-    return list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
+    batches = supervised.loader(examples, model.config.max_seq_len, batch_size, epochs, recipe.seed)
+    return supervised.fit(model, batches, optim, runtime=recipe.runtime, title=title)

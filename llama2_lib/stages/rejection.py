@@ -24,6 +24,7 @@ from llama2_lib.config import RejectionConfig, require
 from llama2_lib.model.replies import Scorer, answered, as_dialog, sample
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.text.chat import Dialog, Message, render
+from llama2_lib.text.reading import write_jsonl
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.dialogs import Prompt
 
@@ -96,8 +97,7 @@ def select(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[Prompt], 
 
 def write(path: str | os.PathLike, winners: Sequence[Winner]) -> None:
     """Write winners as JSONL: the messages of each dialogue and the score."""
-    lines = (json.dumps({"messages": [vars(m) for m in w.dialogue], "score": w.score}, ensure_ascii=False) for w in winners)
-    Path(path).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    write_jsonl(path, ({"messages": [vars(m) for m in w.dialogue], "score": w.score} for w in winners))
 
 
 def read(path: str | os.PathLike) -> list[Winner]:

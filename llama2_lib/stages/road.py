@@ -1,8 +1,7 @@
 """The road from a web page to a chat model: which stage needs which, and where its files lie.
 
-A stage imports no other, but for `rlhf`, which is a loop over stages, and `gatt`, which goes on from it. This file knows
-their order: `build` runs what a stage needs, then the stage. Each leaves at once if its artifact is already
-there, made from the same settings and inputs.
+A stage imports no other, but for `rlhf`, which is a loop over stages. This file knows their order: `build` runs what a stage
+needs, then the stage. Each leaves at once if its artifact is already there, made from the same settings and inputs.
 """
 from __future__ import annotations
 
@@ -13,6 +12,7 @@ from typing import Any
 
 from llama2_lib.config import Recipe, require
 from llama2_lib.stages import corpus, distillation, gatt, preferences, pretrain, reward, rlhf, sft
+from llama2_lib.world.facts import world_for
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -21,6 +21,12 @@ def distil(recipe: Recipe, folder: Path) -> distillation.Distilled:
     """Context distillation of the first version, before any RLHF, gated by that version's safety reward."""
     first = rlhf.run(recipe, folder, rlhf.VERSIONS[0])[0]
     return distillation.run(recipe, folder, first.folder, rlhf.scorer(first.rewards, recipe.runtime))
+
+
+def ghost(recipe: Recipe, folder: Path) -> gatt.Ghost:
+    """Ghost Attention on the last version, reminded of prompts as RLHF asks them."""
+    asked = rlhf.asked(world_for(recipe.world), recipe.seed + 1)
+    return gatt.run(recipe, folder, folder / "rlhf" / rlhf.VERSIONS[-1], asked)
 
 
 STAGES: dict[str, tuple[Callable[[Recipe, Path], Any], tuple[str, ...]]] = {
@@ -32,7 +38,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], Any], tuple[str, ...]]] = {
     "reward": (reward.run, ("preferences",)),
     "rlhf": (rlhf.run, ("reward",)),
     "distillation": (distil, ("reward",)),
-    "gatt": (gatt.run, ("rlhf",)),
+    "gatt": (ghost, ("rlhf",)),
 }
 
 

@@ -16,17 +16,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from llama2_lib.config import Recipe, SFTConfig
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.text.batching import Batch, Examples, Loader
+from llama2_lib.text.batching import Loader
 from llama2_lib.text.chat import Dialog, Supervise, dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
-from llama2_lib.training import checkpoint, trainer
+from llama2_lib.training import checkpoint, supervised
+from llama2_lib.training.supervised import answer_loss as sft_loss
 from llama2_lib.world import dialogs
 from llama2_lib.world.facts import World, world_for
+
+__all__ = ["Tuned", "demonstrations", "loader", "run", "sft_loss", "tune"]
 
 CONVERSATION_SHARE = 0.1     # of the demonstrations; the others are one question and one answer
 RULE_SHARE = 0.3             # of the conversations: held under a system rule
@@ -40,13 +40,6 @@ class Tuned:
     model: Transformer
     tokenizer: Tokenizer
     history: list[dict]
-
-
-def sft_loss(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-    """Mean negative log-likelihood, in nats, of the answer tokens; logits are computed for those alone."""
-    h_BTD = model.hidden(batch.tokens_BT, batch.positions_BT, batch.segments_BT)
-    logits_NV = model.output(h_BTD[batch.mask_BT])
-    return F.cross_entropy(logits_NV.float(), batch.labels_BT[batch.mask_BT]), {}
 
 
 def demonstrations(world: World, config: SFTConfig, seed: int) -> Iterator[Dialog]:
@@ -81,8 +74,7 @@ def loader(dialogues: Iterator[Dialog], tokenizer: Tokenizer, config: SFTConfig,
            supervise: Supervise = "answers", pack: bool = True, isolate: bool = True) -> Loader:
     """Batches of packed dialogues; an epoch's last batch may be smaller."""
     examples = [render(d, tokenizer, supervise) for d in dialogues]
-    rows = Examples(examples, config.seq_len, pack=pack, isolate=isolate)
-    return Loader(rows, config.batch_size, seed, epochs=config.epochs, drop_last=False)
+    return supervised.loader(examples, config.seq_len, config.batch_size, config.epochs, seed, pack=pack, isolate=isolate)
 
 
 def tune(model: Transformer, tokenizer: Tokenizer, dialogues: Iterator[Dialog], config: SFTConfig, recipe: Recipe,
@@ -93,8 +85,7 @@ def tune(model: Transformer, tokenizer: Tokenizer, dialogues: Iterator[Dialog], 
     takes them.
     """
     batches = loader(dialogues, tokenizer, config, recipe.seed, **how)
-    return trainer.fit(model, batches, sft_loss, config.optim, steps or config.epochs * len(batches), runtime=recipe.runtime,
-                       seed=recipe.seed, title=title)
+    return supervised.fit(model, batches, config.optim, steps=steps, runtime=recipe.runtime, title=title)
 
 
 def run(recipe: Recipe, workdir: Path, name: str = "sft") -> Tuned:

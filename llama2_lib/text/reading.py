@@ -1,4 +1,4 @@
-"""Read real data: one JSON object a line (JSONL), strictly.
+"""Read real data: one JSON object a line (JSONL), strictly; and write such files.
 
 A cut download, a wrong encoding or a missing field must stop the run before the first step, with the file and the line;
 a reader that skips what it cannot read trains on less than its user believes.
@@ -35,6 +35,11 @@ def read_places(path: str | os.PathLike, keys: Iterable[str] | Mapping[str, type
                 yield place, _record(raw, wanted, place)
     if empty:
         raise ValueError(f"{path} holds no records")
+
+
+def write_jsonl(path: str | os.PathLike, records: Iterable[Mapping]) -> None:
+    """Write one JSON object a line, text as it stands."""
+    Path(path).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
 
 
 def _record(raw: bytes, wanted: Mapping[str, type], place: str) -> dict:

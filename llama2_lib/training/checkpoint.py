@@ -186,6 +186,11 @@ def read_metrics(folder: str | os.PathLike) -> list[dict]:
 
 # --------------------------------------------------------------------------------------------------------------- models
 
+def trained_once(folder: str | os.PathLike, key: str, train: Callable[[], Transformer]) -> Transformer:
+    """The model that `train` returns, in evaluation mode: trained the first time and kept in `folder`, read after that."""
+    return load_model(artifact(folder, key, lambda place: save_model(place, train()))).eval()
+
+
 def save_model(folder: str | os.PathLike, model: Transformer) -> None:
     """Write weights.safetensors, then model.json: the ModelConfig and the checksum of the weights."""
     folder = Path(folder)
