@@ -4,6 +4,7 @@ import pytest
 from scipy import stats
 
 from llama2_lib.analysis import diversity_studies as studies
+from llama2_lib.analysis.bootstrap import interval, resampled
 from llama2_lib.analysis.diversity import distinct, self_bleu, word_entropy
 from llama2_lib.config import ModelConfig
 from llama2_lib.model.transformer import Transformer
@@ -59,11 +60,11 @@ def test_slopes_are_scipys():
 
 def test_the_bootstrap_is_as_wide_as_the_standard_error_says():
     values = np.random.default_rng(1).normal(size=200)
-    low, high = studies.interval(studies.resampled(values, resamples=20_000))
+    low, high = interval(resampled(values, resamples=20_000))
     want = stats.norm.interval(0.95, values.mean(), values.std() / 200**0.5)
     assert (low, high) == pytest.approx(want, abs=0.01)
     with pytest.raises(ValueError, match="at least one value"):
-        studies.resampled([])
+        resampled([])
 
 
 def test_changes_are_taken_prompt_by_prompt():

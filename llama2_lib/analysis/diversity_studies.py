@@ -9,7 +9,7 @@ slope, since one answer is right at any temperature; on creative ones the slope 
 Self-BLEU, and intervals by bootstrap over prompts. The temperature half of Figure 8 is `rlhf_studies.temperature_study`.
 Left out: diversity of meaning, which words do not show.
 
-Shape suffixes: P prompts, T temperatures, R resamples.
+Shape suffixes: P prompts, T temperatures.
 """
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from llama2_lib.analysis.bootstrap import interval, resampled
 from llama2_lib.analysis.chat import judged
 from llama2_lib.analysis.diversity import distinct, self_bleu, word_entropy
-from llama2_lib.config import require
 from llama2_lib.model.replies import REPLY_TOKENS, replies
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.model.weights import load_hf, load_meta
@@ -35,7 +35,6 @@ KINDS = {FACTUAL: {"fact": 0.7, "sum": 0.3}, CREATIVE: {"story": 0.5, "poem": 0.
 N_GRAM = 3
 SAMPLES = 25                                     # of a prompt, as in the paper
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)    # those of the paper's plot
-RESAMPLES = 2_000
 REAL = {FACTUAL: ("What is the capital of France?", "When did the Titanic sink?", "How much is 37 + 25?"),
         CREATIVE: ("Write a poem about the sea.", "Write a story about a fox.", "Write a poem about winter.")}
 
@@ -106,20 +105,6 @@ def real(folder: str | Path, samples: int = SAMPLES, seed: int = 0, temperatures
 
 # --------------------------------------------------------------------------------------------------------------- intervals
 
-def resampled(values_P: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """Means of `resamples` draws of the prompts with replacement: the bootstrap. ValueError for no values."""
-    values_P = np.asarray(values_P, dtype=float)
-    require(len(values_P) > 0, "a bootstrap needs at least one value")
-    rows_RP = np.random.default_rng(seed).integers(len(values_P), size=(resamples, len(values_P)))
-    return values_P[rows_RP].mean(1)
-
-
-def interval(means_R: np.ndarray) -> tuple[float, float]:
-    """The 95% percentile interval of bootstrap means."""
-    low, high = np.quantile(means_R, (0.025, 0.975))
-    return float(low), float(high)
-
-
 def changes(before: Mapping[str, Spread], after: Mapping[str, Spread], temperatures: Sequence[float],
             seed: int = 0) -> dict[str, tuple[float, float, float]]:
     """(mean, low, high) of what RLHF changed, by group and as "difference", factual minus creative.
@@ -133,7 +118,7 @@ def changes(before: Mapping[str, Spread], after: Mapping[str, Spread], temperatu
     found = {}
     for name, of in measures.items():
         change = {g: of(after[g]) - of(before[g]) for g in GROUPS}
-        boot = {g: resampled(c, seed + i) for i, (g, c) in enumerate(change.items())}
+        boot = {g: resampled(c, seed=seed + i) for i, (g, c) in enumerate(change.items())}
         for g in GROUPS:
             found[f"{name} {g}"] = (float(change[g].mean()), *interval(boot[g]))
         found[f"{name} difference"] = (float(change[FACTUAL].mean() - change[CREATIVE].mean()),

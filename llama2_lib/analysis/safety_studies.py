@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from llama2_lib.analysis.chat import Judged, judged, mean_gold
 from llama2_lib.analysis.redteam import Attempt, Rate, rate
-from llama2_lib.analysis.rlhf_studies import LOW
+from llama2_lib.analysis.rlhf_studies import LOW, UNSAFE
 from llama2_lib.config import Recipe, require
 from llama2_lib.model.replies import Scorer, as_dialog
 from llama2_lib.model.transformer import Transformer
@@ -38,7 +38,6 @@ from llama2_lib.world.dialogs import HELPFUL, Prompt, prompts
 from llama2_lib.world.facts import TEST, World
 from llama2_lib.world.prompts import BORDERLINE, HELD_OUT
 
-UNSAFE = {"unsafe": 1.0}
 SHARES = (0.0, 0.01, 0.1, 0.25, 0.5, 1.0)      # of the safety demonstrations: the six mixes of Figure 15
 POOL = 1 / 9                                   # safety demonstrations there are, for each helpful one: 0.1M to 0.9M
 

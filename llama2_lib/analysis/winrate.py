@@ -18,6 +18,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from llama2_lib.analysis.bootstrap import LEVEL, RESAMPLES, interval, resampled
 from llama2_lib.config import require
 from llama2_lib.model.replies import Scorer, answered
 from llama2_lib.text.chat import render
@@ -29,8 +30,6 @@ from llama2_lib.world.oracle import score as gold_of
 
 # (prompts, first replies, second replies) → margins_N: how much the first is preferred, prompt by prompt
 Judge = Callable[[Sequence[Prompt], Sequence[str], Sequence[str]], np.ndarray]
-RESAMPLES = 4_000
-LEVEL = 0.95
 
 
 # ------------------------------------------------------------------------------------------------------------------ judges
@@ -126,18 +125,14 @@ def _checked(outcomes_N: Sequence[int]) -> np.ndarray:
 
 # --------------------------------------------------------------------------------------------------------------- how sure
 
-def bootstrap(values_N: Sequence[float], statistic: Callable[[np.ndarray], float] | None = None, level: float = LEVEL,
+def bootstrap(values_N: Sequence[float], statistic: Callable[[np.ndarray], float] = np.mean, level: float = LEVEL,
               resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
-    """The percentile interval of `statistic` (the mean) over prompts drawn with replacement.
+    """The percentile interval of `statistic` over prompts drawn with replacement, one row of values a prompt.
 
-    values_N: one row a prompt; several opinions on a prompt stay together in its row. ValueError for fewer than two prompts.
+    ValueError for fewer than two prompts.
     """
-    values_N = np.asarray(values_N, dtype=float)
     require(len(values_N) >= 2, f"an interval needs two prompts or more, got {len(values_N)}")
-    rng, statistic = np.random.default_rng(seed), statistic or np.mean
-    found = [statistic(values_N[rng.integers(0, len(values_N), len(values_N))]) for _ in range(resamples)]
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return interval(resampled(values_N, statistic, resamples, seed), level)
 
 
 def normal_interval(values_N: Sequence[float], level: float = LEVEL) -> tuple[float, float]:

@@ -31,17 +31,6 @@ def over_temperature(temperatures: Sequence[float], groups: Mapping[str, Mapping
     return fig
 
 
-def intervals(found: Mapping[str, tuple[float, float, float]], xlabel: str) -> Figure:
-    """Means with their intervals (mean, low, high), one row a name, and a line at 0."""
-    fig, ax = plots.figure(height=0.34 * len(found) + 0.8)
-    for i, (mean, low, high) in enumerate(found.values()):
-        ax.plot([low, high], [i, i], color=plots.NAVY, linestyle="-")
-        ax.plot(mean, i, color=plots.NAVY, marker="o")
-    ax.axvline(0, color=plots.GREY, linewidth=1, linestyle="--")
-    ax.set(xlabel=xlabel, yticks=range(len(found)), yticklabels=list(found), ylim=(len(found) - 0.5, -0.5))
-    return fig
-
-
 def samples(columns: Mapping[str, Sequence[str]], notes: Mapping[str, str]) -> Figure:
     """Replies as text, one block a name with its note beside it."""
     lines = []

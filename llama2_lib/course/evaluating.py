@@ -56,18 +56,6 @@ def bars(rates: Mapping[str, Rates], names: tuple[str, str] = ("V5", "SFT")) -> 
     return fig
 
 
-def intervals(found: Mapping[str, tuple[float, tuple[float, float]]]) -> Figure:
-    """A row a name: an estimate with its interval, around one half."""
-    fig, ax = plots.figure(height=0.7 + 0.36 * len(found))
-    for y, (value, (low, high)) in zip(range(len(found))[::-1], found.values(), strict=True):
-        ax.plot([low, high], [y, y], color=plots.NAVY, marker="|", linestyle="-")
-        ax.plot([value], [y], color=plots.NAVY, marker="o")
-    ax.axvline(0.5, color=plots.GREY, linewidth=1, linestyle="-")
-    ax.set_yticks(range(len(found))[::-1], list(found))
-    ax.set(xlabel="win rate of V5, a tie counts half", ylim=(-0.6, len(found) - 0.4))
-    return fig
-
-
 def powers(sizes: Sequence[int], curves: Mapping[str, Sequence[float]], counted: Mapping[str, Sequence[float]]) -> Figure:
     """Power over the number of prompts: the formula as lines, what subsamples did as marks."""
     fig, ax = plots.figure(height=2.7)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -105,6 +105,17 @@ def heat(ax, matrix: np.ndarray, rows: Sequence[str] = (), cols: Sequence[str] =
             ax.text(j, i, format(value, numbers), ha="center", va="center", fontsize=8,
                     color="white" if image.norm(value) < 0.55 else "black")
     return image
+
+
+def intervals(found: Mapping[str, tuple[float, float, float]], xlabel: str, at: float = 0.0) -> Figure:
+    """Means with their intervals, (mean, low, high), a row a name, around a line at the value that would say nothing."""
+    fig, ax = figure(height=0.34 * len(found) + 0.8)
+    for i, (mean, low, high) in enumerate(found.values()):
+        ax.plot([low, high], [i, i], color=NAVY, marker="|", linestyle="-")
+        ax.plot(mean, i, color=NAVY, marker="o")
+    ax.axvline(at, color=GREY, linewidth=1, linestyle="--")
+    ax.set(xlabel=xlabel, yticks=range(len(found)), yticklabels=list(found), ylim=(len(found) - 0.5, -0.5))
+    return fig
 
 
 def tokens(pieces: Sequence[str], weights: Sequence[float], *, width: float = PAGE_WIDTH, low: str = "0", high: str = "1",
