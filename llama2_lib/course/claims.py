@@ -1,8 +1,8 @@
 """The claims ledger: what the paper claims, what five seeds of the small world say, and a verdict from the interval.
 
-A study is a function of one seed that returns numbers; studies.py binds one to each claim with `@study`. `make claims` runs
-them: hours in all, so each seed's raw result is stored at once under runs/claims/ and never run again, and a claim is
-written to data/claims.json only when all its seeds are there. `show_claim` puts the record into a notebook.
+A study is a function of one seed that returns numbers; the package `studies` binds one to each claim with `@study`.
+`make claims` runs them: hours in all, so each seed's raw result is stored at once under runs/claims/ and never run again,
+and a claim is written to data/claims.json only when all its seeds are there. `show_claim` puts the record into a notebook.
 
 Intervals are Student's t at 95% over seeds. A criterion is settled by its interval alone: "reproduced" when the whole
 interval lies on the claimed side of the bound, "reversed" when it lies on the other side, "not reproduced" between.
