@@ -3,6 +3,7 @@
     python -m llama2_lib sft toy seed=1 sft.epochs=3
     python -m llama2_lib pretrain small workdir=/data/small runtime.compile=true
     python -m llama2_lib card toy                    # the model card of what was built so far
+    torchrun --nproc-per-node=2 -m llama2_lib sft toy runtime.parallel.tensor=2        (many processes, one run)
 """
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import sys
 from llama2_lib import config
 from llama2_lib.course.card import card
 from llama2_lib.stages import road
+from llama2_lib.training import distributed
 
 
 def value(text: str) -> object:
@@ -38,6 +40,7 @@ def main(arguments: list[str]) -> int:
         return 2
     changes = {key: value(text) for key, _, text in (s.partition("=") for s in settings)}
     folder = str(changes.pop("workdir", ""))
+    distributed.start()
     try:
         recipe = config.override(config.preset(preset), **changes)
         if stage == "card":
@@ -48,7 +51,9 @@ def main(arguments: list[str]) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"{stage} {preset}: {error}", file=sys.stderr)
         return 1
-    print(f"{stage} {preset}: {getattr(result, 'folder', result)}")
+    if distributed.is_main():
+        print(f"{stage} {preset}: {getattr(result, 'folder', result)}")
+    distributed.stop()
     return 0
 
 

@@ -313,10 +313,23 @@ class GAttConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """How a model is spread over the processes that torchrun started, data × tensor of them; on one it says nothing."""
+    tensor: int = 1              # processes that share each matrix; the others each read another part of a batch
+    shard: bool = True           # FSDP2: a process keeps its part of weights, gradients and moments; False: whole copies
+    reshard: bool = True         # free a block's gathered weights after its forward pass, gather them again for the backward
+    checkpointing: bool = False  # keep each block's input alone, compute the rest again in the backward pass
+
+    def __post_init__(self) -> None:
+        require(self.tensor >= 1, f"parallel.tensor must be at least 1, got {self.tensor}")
+
+
+@dataclass(frozen=True)
 class RuntimeConfig:
-    """How the arithmetic is done; nothing here changes what is computed."""
+    """How the arithmetic is done, and where; nothing here changes what is computed."""
     precision: str = "auto"    # auto: bf16 autocast where this processor is faster with it; else float32 or bfloat16
     compile: bool = False      # torch.compile: 20–45 s before the first step, pays on long runs
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
         require(self.precision in ("auto", "float32", "bfloat16"),
@@ -404,12 +417,13 @@ def small() -> Recipe:
     )
 
 
-def _llama2(name: str, peak_lr: float, reward_lr: float = 1e-5, beta: float = 0.01, **shape) -> Recipe:
+def _llama2(name: str, peak_lr: float, reward_lr: float = 1e-5, beta: float = 0.01, tensor: int = 1, **shape) -> Recipe:
     """The paper's recipe: Table 1, sections 2.2, 3.1, 3.2.2 and 3.2.3; shape, learning rates and β alone differ by size.
 
     The paper is silent on the warm-up of fine-tuning: none here. A batch of 4M tokens is 1,024 sequences of 4,096. Table 6
     counts the 1,418,091 comparisons of both sides together: halves are ours. The paper does not say how many of its
-    demonstrations were about safety ("a few thousand"): a tenth here. The variant is one with other demonstrations.
+    demonstrations were about safety ("a few thousand"): a tenth here. The variant is one with other demonstrations. Nor does
+    it say how the models were spread: as much tensor parallelism here as keeps a node of eight GPUs to itself.
     """
     sft = SFTConfig(demonstrations=27_540, epochs=2, batch_size=64, seq_len=4096, optim=OptimConfig(peak_lr=2e-5),
                     safety=0.1)
@@ -430,7 +444,8 @@ def _llama2(name: str, peak_lr: float, reward_lr: float = 1e-5, beta: float = 0.
                                         optim=OptimConfig(peak_lr=1e-5)),
         gatt=GAttConfig(dialogues=10_000, turns=20, cuts=1, epochs=2, batch_size=64, temperature=1.0,
                         optim=OptimConfig(peak_lr=2e-5)),
-        runtime=RuntimeConfig(precision="bfloat16", compile=True),
+        runtime=RuntimeConfig(precision="bfloat16", compile=True,
+                              parallel=ParallelConfig(tensor=tensor, checkpointing=True)),
     )
 
 
@@ -439,16 +454,17 @@ def llama2_7b() -> Recipe:
 
 
 def llama2_13b() -> Recipe:
-    return _llama2("llama2_13b", 3e-4, dim=5120, n_layers=40, n_heads=40, n_kv_heads=40)
+    return _llama2("llama2_13b", 3e-4, tensor=2, dim=5120, n_layers=40, n_heads=40, n_kv_heads=40)
 
 
 def llama2_34b() -> Recipe:
-    return _llama2("llama2_34b", 1.5e-4, beta=0.005, dim=8192, n_layers=48, n_heads=64, n_kv_heads=8, ffn_dim_multiplier=1.0)
+    return _llama2("llama2_34b", 1.5e-4, beta=0.005, tensor=8, dim=8192, n_layers=48, n_heads=64, n_kv_heads=8,
+                   ffn_dim_multiplier=1.0)
 
 
 def llama2_70b() -> Recipe:
-    return _llama2("llama2_70b", 1.5e-4, reward_lr=5e-6, beta=0.005, dim=8192, n_layers=80, n_heads=64, n_kv_heads=8,
-                   multiple_of=4096, ffn_dim_multiplier=1.3)
+    return _llama2("llama2_70b", 1.5e-4, reward_lr=5e-6, beta=0.005, tensor=8, dim=8192, n_layers=80, n_heads=64,
+                   n_kv_heads=8, multiple_of=4096, ffn_dim_multiplier=1.3)
 
 
 PRESETS: dict[str, Callable[[], Recipe]] = {

@@ -118,14 +118,6 @@ def test_a_state_of_another_run_is_refused(tmp_path, change, message):
         run(tmp_path, **change)
 
 
-def test_another_world_size_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(Stopped):
-        run(tmp_path, 3)
-    monkeypatch.setattr(trainer, "world_size", lambda: 2)
-    with pytest.raises(ValueError, match="world_size: 1 in the file, 2 here"):
-        run(tmp_path)
-
-
 def test_other_data_is_refused(tmp_path):
     torch.manual_seed(0)
     for length in (40, 41):

@@ -103,7 +103,7 @@ def run(recipe: Recipe, workdir: Path) -> Pretrained:
     corpus = workdir / "corpus"
     key = checkpoint.fingerprint("pretrain", recipe.model, recipe.pretrain, recipe.mixture, recipe.seed,
                                  checkpoint.artifact_key(corpus))
-    folder = checkpoint.artifact(workdir / "pretrain", key, lambda tmp: _train(recipe, corpus, tmp))
+    folder = checkpoint.artifact(workdir / "pretrain", key, lambda tmp: _train(recipe, corpus, tmp), together=True)
     history = checkpoint.read_metrics(folder)
     return Pretrained(folder, checkpoint.load_model(folder), Tokenizer.load(folder / "tokenizer.model"), history)
 
@@ -119,11 +119,11 @@ def _train(recipe: Recipe, corpus: Path, folder: Path) -> None:
     keep = {round(config.steps * (i + 1) / (config.snapshots + 1)) for i in range(config.snapshots)}
 
     def snapshot(step: int, metrics: dict) -> None:
-        if step in keep:
-            checkpoint.save_model(folder / "snapshots" / f"{step:06d}", model)
+        checkpoint.save_model(folder / "snapshots" / f"{step:06d}", model)
 
     history = trainer.fit(model, loader(train_N, config, recipe.seed), pretrain_loss, config.optim, config.steps,
-                          runtime=recipe.runtime, seed=recipe.seed, on_step=snapshot, title="pretraining")
+                          runtime=recipe.runtime, seed=recipe.seed, on_step=snapshot, look_at=keep,
+                          title="pretraining")
     checkpoint.save_model(folder, model)
     shutil.copy(corpus / "tokenizer.model", folder / "tokenizer.model")
     checkpoint.write_metrics(folder, history)

@@ -42,6 +42,16 @@ class Batch(Movable):
         return int(self.mask_BT.sum())
 
 
+@dataclass(frozen=True)
+class Idle:
+    """A batch of which nothing counts, for a process whose part of a short one is empty: it must compute with the others."""
+    batch: Batch
+    count: int = 0
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        return self.batch.to(device, non_blocking)
+
+
 class Rows(Protocol):
     """Anything with a length that turns row numbers into a Batch."""
 
@@ -194,6 +204,9 @@ class Loader:
 
     The last rows of an epoch that do not fill a batch are left for no one if `drop_last` (pretraining, where every batch
     must be the same size), else they make a smaller batch. Raises ValueError if the rows do not fill one batch.
+
+    After `take` each batch is one process's part of it. The position is that of the whole batches: a run may go on with
+    another number of processes.
     """
 
     def __init__(self, rows: Rows, batch_size: int, seed: int, *, epochs: int | None = None, drop_last: bool = True) -> None:
@@ -202,7 +215,7 @@ class Loader:
         if drop_last and len(rows) < batch_size:
             raise ValueError(f"{len(rows)} rows do not fill one batch of {batch_size}: no step would run")
         self.rows, self.batch_size, self.seed, self.epochs, self.drop_last = rows, batch_size, seed, epochs, drop_last
-        self.epoch, self.index = 0, 0
+        self.epoch, self.index, self.part, self.parts = 0, 0, 0, 1
         self._shuffled, self._order_R = -1, np.empty(0, dtype=np.int64)      # the epoch whose order is drawn, and the order
 
     def __len__(self) -> int:
@@ -213,7 +226,13 @@ class Loader:
     def __iter__(self) -> Loader:
         return self
 
-    def __next__(self) -> Batch:
+    def take(self, part: int, parts: int) -> None:
+        """From now on only the rows of part 0 … parts − 1 of each batch. ValueError if a batch has no such equal parts."""
+        if self.batch_size % parts:
+            raise ValueError(f"a batch of {self.batch_size} rows cannot be cut into {parts} equal parts, one a process")
+        self.part, self.parts = part, parts
+
+    def __next__(self) -> Batch | Idle:
         if self.index == len(self):
             self.epoch, self.index = self.epoch + 1, 0
         if self.epoch == self.epochs:
@@ -223,7 +242,9 @@ class Loader:
             self._shuffled = self.epoch
         start = self.index * self.batch_size
         self.index += 1
-        return self.rows.batch(self._order_R[start:start + self.batch_size])
+        whole_B = self._order_R[start:start + self.batch_size]
+        mine_B = np.array_split(whole_B, self.parts)[self.part]       # an epoch's last batch may not divide
+        return self.rows.batch(mine_B) if len(mine_B) else Idle(self.rows.batch(whole_B[:1]))
 
     def state(self) -> dict[str, int]:
         """Where the loader stands, as plain JSON types."""
@@ -250,7 +271,12 @@ class Interleaved:
     def __iter__(self) -> Interleaved:
         return self
 
-    def __next__(self) -> Batch:
+    def take(self, part: int, parts: int) -> None:
+        """From now on only one process's part of each batch, as `Loader.take` says."""
+        self.common.take(part, parts)
+        self.rare.take(part, parts)
+
+    def __next__(self) -> Batch | Idle:
         due = int((self.taken + 1) * self.share) > int(self.taken * self.share)
         self.taken += 1
         return next(self.rare if due else self.common)

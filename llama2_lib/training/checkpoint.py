@@ -5,15 +5,19 @@ Everything is safetensors and JSON, never pickle, so that opening a file runs no
 place, its manifest (the sha256 of every file) last, and is then renamed: a folder with a manifest is complete. The newest
 two training states are kept, and a damaged one is passed over for the one before it, with a warning.
 
-The paper does not describe its checkpoints. Left out: sharded checkpoints of a model on many processes.
+Where many processes train together, the first writes artifacts and the others wait; of a training state each writes the
+pieces it holds, and any number of processes goes on from them (`pieces`). All of them see the same folders. The paper does
+not describe its checkpoints.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,6 +29,8 @@ from safetensors.torch import load_file, save_file
 
 from llama2_lib.config import ModelConfig
 from llama2_lib.model.transformer import Transformer
+from llama2_lib.training.distributed import agreed, is_main, rank, wait, world_size
+from llama2_lib.training.pieces import Pieces, local, owned, region
 from llama2_lib.training.randomness import randomness, set_randomness
 
 MANIFEST, MODEL, STATE, METRICS = "manifest.json", "model.json", "state.json", "metrics.jsonl"
@@ -122,22 +128,34 @@ def _publish(folder: Path, key: str, partial: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- artifacts
 
-def artifact(folder: str | os.PathLike, key: str, build: Callable[[Path], None]) -> Path:
+def artifact(folder: str | os.PathLike, key: str, build: Callable[[Path], None], together: bool = False) -> Path:
     """`folder`, holding what build(folder) writes for `key`; built only if it is not there, complete, and of that key.
 
     A folder of another key (its config or inputs changed) or with a damaged file is built again. build writes into an empty
     temporary folder; only its subfolder `state`, for training states, survives a crash, and is dropped when the build
-    ends. A lock keeps two processes from building the same artifact: the second waits and finds it done.
+    ends. A lock keeps two runs from building the same artifact: the second waits and finds it done.
+
+    In a group of processes the first builds and the others wait. With `together` all of them build, as a training must, and
+    what the others write is thrown away.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if not _is_current(folder, key):
-            partial = _fresh_partial(folder, key)
-            build(partial)
-            shutil.rmtree(partial / "state", ignore_errors=True)
-            _publish(folder, key, partial)
+    with _locked(folder) if is_main() else contextlib.nullcontext():
+        if not agreed(is_main() and _is_current(folder, key)):
+            if is_main():
+                partial = _fresh_partial(folder, key)
+                build(partial)
+                shutil.rmtree(partial / "state", ignore_errors=True)
+                _publish(folder, key, partial)
+            elif together:
+                with tempfile.TemporaryDirectory() as scratch:
+                    build(Path(scratch))
+        wait()
     return folder
+
+
+def _locked(folder: Path) -> FileLock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
 def _is_current(folder: Path, key: str) -> bool:
@@ -210,16 +228,16 @@ def load_model(folder: str | os.PathLike) -> Transformer:
         raise ValueError(f"{folder / MODEL} holds no model config of this version: {error}") from error
     model = Transformer(config)
     tensors = _load_tensors(folder / WEIGHTS)
-    _check_tensors(model, tensors, folder / WEIGHTS)
+    _check_tensors(model, {name: tuple(t.shape) for name, t in tensors.items()}, folder / WEIGHTS)
     model.load_state_dict(tensors)
     return model
 
 
-def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> dict:
+def _save_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str] | None = None) -> dict:
     """Write tensors to a temporary file and rename it; return its size and hash."""
     temporary = path.with_name(path.name + ".tmp")
     own = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
-    save_file(own, temporary)       # safetensors refuses tensors that share memory, hence the copies
+    save_file(own, temporary, header)       # safetensors refuses tensors that share memory, hence the copies
     written = _sync(temporary)
     os.replace(temporary, path)
     return written
@@ -239,10 +257,9 @@ def _write_json(path: Path, value: object) -> None:
     os.replace(temporary, path)
 
 
-def _check_tensors(model: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def _check_tensors(model: torch.nn.Module, found: dict[str, tuple[int, ...]], path: Path) -> None:
     """ValueError listing every name and shape that does not fit the model."""
     wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
     _same(wanted, found, f"{path} does not fit this model")
 
 
@@ -267,23 +284,39 @@ class TrainingState:
 
 def save_state(folder: str | os.PathLike, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
                state: TrainingState) -> Path:
-    """Write folder/step-00000123 atomically: weights, optimiser moments, position, randomness. Keeps the newest two."""
+    """Write folder/step-00000123 atomically: weights, optimiser moments, position, randomness. Keeps the newest two.
+
+    In a group all processes call it, each with its part of the model; the folder is complete when it returns.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".step-{state.step:08d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    _save_tensors(partial / WEIGHTS, model.state_dict())
-    _save_tensors(partial / OPTIMIZER, _moments(model, optimizer))
-    _write_json(partial / STATE, {**dataclasses.asdict(state), "randomness": randomness()})
-    place = folder / f"step-{state.step:08d}"
-    _publish(place, fingerprint(state.run), partial)
+    place, partial = folder / f"step-{state.step:08d}", folder / f".step-{state.step:08d}.partial"
+    if is_main():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    wait()
+    for file, tensors in ((WEIGHTS, dict(model.named_parameters())), (OPTIMIZER, _moments(model, optimizer))):
+        _save_tensors(partial / _piece(file), *owned(tensors))
+    wait()
+    if is_main():
+        _write_json(partial / STATE, {**dataclasses.asdict(state), "randomness": randomness()})
+        _publish(place, fingerprint(state.run), partial)
+        _drop_older(folder)
+    wait()
+    return place
+
+
+def _piece(name: str) -> str:
+    """The file of this process: `name` itself if it is alone."""
+    stem, dot, ending = name.partition(".")
+    return name if world_size() == 1 else f"{stem}-{rank():05d}-of-{world_size():05d}{dot}{ending}"
+
+
+def _drop_older(folder: Path) -> None:
     for old in states(folder)[KEEP_STATES:]:
         (old / MANIFEST).unlink(missing_ok=True)      # incomplete first, so that a crash here leaves nothing half valid
         shutil.rmtree(old)
     for stale in folder.glob(".step-*.partial"):
         shutil.rmtree(stale)
-    return place
 
 
 def states(folder: str | os.PathLike) -> list[Path]:
@@ -298,17 +331,19 @@ def load_state(folder: str | os.PathLike, model: torch.nn.Module, optimizer: tor
     A damaged state is passed over with a warning for the one before it. ValueError if every state is damaged, or if the
     state belongs to another run, listing the differences; then nothing has been changed.
     """
-    place = _newest_complete(Path(folder))
+    place = agreed(_newest_complete(Path(folder)) if is_main() else None)
     if place is None:
         return None
     saved = _read_json(place / STATE)
     random_state = saved.pop("randomness")
     state = TrainingState(**saved)
     _same(json.loads(json.dumps(run)), state.run, f"{place} belongs to another run")
-    weights, moments = _load_tensors(place / WEIGHTS), _load_tensors(place / OPTIMIZER)
-    _check_tensors(model, weights, place / WEIGHTS)
-    _check_moments(model, moments, place / OPTIMIZER)
-    model.load_state_dict(weights)
+    weights, moments = (Pieces(place.glob(f"{Path(name).stem}*")) for name in (WEIGHTS, OPTIMIZER))
+    _check_tensors(model, weights.shapes, place / WEIGHTS)
+    _check_moments(model, moments.shapes, place / OPTIMIZER)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            local(p).copy_(weights.read(name, region(p)))
     _set_moments(model, optimizer, moments)
     set_randomness(random_state)
     return state
@@ -333,17 +368,21 @@ def _moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[s
             for field, value in optimizer.state.get(p, {}).items()}
 
 
-def _check_moments(model: torch.nn.Module, moments: dict[str, torch.Tensor], path: Path) -> None:
-    shapes = {name: p.shape for name, p in model.named_parameters()}
-    for key, value in moments.items():
+def _check_moments(model: torch.nn.Module, found: dict[str, tuple[int, ...]], path: Path) -> None:
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    for key, shape in found.items():
         name = key.rpartition("/")[0]
-        if name not in shapes or value.shape not in (shapes[name], torch.Size([])):
-            raise ValueError(f"{path} does not fit this model: {key} is {tuple(value.shape)} in the file, "
-                             f"the parameter is {tuple(shapes[name]) if name in shapes else 'unknown'} here")
+        if name not in shapes or shape not in (shapes[name], ()):
+            raise ValueError(f"{path} does not fit this model: {key} is {shape} in the file, "
+                             f"the parameter is {shapes.get(name, 'unknown')} here")
 
 
-def _set_moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, torch.Tensor]) -> None:
+@torch.no_grad()
+def _set_moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer, moments: Pieces) -> None:
     parameters = dict(model.named_parameters())
-    for key, value in moments.items():
+    for key, shape in moments.shapes.items():
         name, _, field = key.rpartition("/")
-        optimizer.state[parameters[name]][field] = value.to(parameters[name].device)
+        p = parameters[name]
+        value = torch.zeros_like(p) if shape else torch.zeros((), device=p.device)      # step counts are whole everywhere
+        local(value).copy_(moments.read(key, region(value)))
+        optimizer.state[p][field] = value

@@ -1,26 +1,71 @@
-"""Who else is training: the seam through which the trainer speaks to other processes.
+"""Many processes, one run (section 2.2: 2,000 to 3,000 GPUs): who there is, and how numbers go between them.
 
-On one process every call here is a no-op. With a process group (torchrun) the same calls count and add over all ranks, so
-that the trainer divides by the global number of tokens either way. Sharding (FSDP2, tensor parallel) is not here yet.
+    processes = data × tensor      rank = data index · tensor + tensor index
+
+Processes of one data index share each matrix (tensor parallel) and read the same rows; those of one tensor index read
+different parts of a batch. `worker` is what the trainer trains: the model itself on one process, and on several a copy whose
+weights are spread as a `ParallelConfig` says, with the model brought up to date at the end. On one process every call here
+is a no-op, and nothing of torch.distributed is loaded: it takes seconds to import.
+
+    torchrun --nproc-per-node=2 -m llama2_lib sft toy runtime.parallel.tensor=2
+
+The paper says nothing of its parallelism. Left out: pipeline and context parallelism, models too large for the memory of
+one host (each process reads the whole model once before it keeps its part).
 """
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
 import torch
 import torch.distributed as dist
+from torch import nn
+
+from llama2_lib.config import ParallelConfig, RuntimeConfig, require
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=1)      # what one process does alone (cleaning a corpus), the others wait for
 
 
-def _grouped() -> bool:
+# ------------------------------------------------------------------------------------------------------------- processes
+
+def start() -> None:
+    """Join the processes that torchrun started, by nccl between GPUs and by gloo between CPUs; without torchrun, nothing."""
+    if "RANK" not in os.environ or grouped():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+
+
+def stop() -> None:
+    """Leave the group; nothing without one."""
+    _layout.cache_clear()
+    if grouped():
+        dist.destroy_process_group()
+
+
+def grouped() -> bool:
+    """Whether torchrun, or a test, made a group of processes."""
     return dist.is_available() and dist.is_initialized()
 
 
 def world_size() -> int:
     """Number of processes that train together; 1 without a process group."""
-    return dist.get_world_size() if _grouped() else 1
+    return dist.get_world_size() if grouped() else 1
 
 
 def rank() -> int:
     """This process's number, 0 … world_size − 1."""
-    return dist.get_rank() if _grouped() else 0
+    return dist.get_rank() if grouped() else 0
 
 
 def is_main() -> bool:
@@ -28,12 +73,112 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def all_reduce_sum(number: float) -> float:
-    """The sum of every rank's `number`, in double precision; `number` itself on one process."""
-    if not _grouped():
-        return number
-    total = torch.tensor(float(number), dtype=torch.float64)
-    if dist.get_backend() == "nccl":
-        total = total.to(torch.device("cuda", torch.cuda.current_device()))
-    dist.all_reduce(total)
-    return total.item()
+def wait() -> None:
+    """Go on when every process has come here."""
+    if grouped():
+        dist.barrier()
+
+
+def agreed(value: T) -> T:
+    """The value that the first process has, on all of them: for what a clock, a disk or a processor decides."""
+    if not grouped():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def everyones(value: T) -> list[T]:
+    """The value of each process, in order of rank."""
+    found = [value] * world_size()
+    if grouped():
+        dist.all_gather_object(found, value)
+    return found
+
+
+def place(model: nn.Module) -> torch.device:
+    """Where `model` is trained: on this process's own GPU or CPU in a group, else where it is."""
+    return device() if grouped() else next(model.parameters()).device
+
+
+def device() -> torch.device:
+    """Where a process of the group computes: its own GPU, or the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+# ---------------------------------------------------------------------------------------------------------------- layout
+
+@dataclass(frozen=True)
+class Layout:
+    """The mesh of processes, data × tensor, and what is summed over it; by default one process alone."""
+    data: int = 1
+    tensor: int = 1
+    mesh: DeviceMesh | None = None
+
+    @property
+    def part(self) -> int:
+        """Which part of each batch this process reads, 0 … data − 1."""
+        return 0 if self.mesh is None else self.mesh.get_local_rank("data")
+
+    def totals(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """The sum of each number over the parts of the batch, in double precision, the same on every process."""
+        if self.mesh is None:
+            return dict(numbers)
+        sums = torch.tensor(list(numbers.values()), dtype=torch.float64)
+        dist.all_reduce(sums)
+        return dict(zip(numbers, (sums / self.tensor).tolist(), strict=True))     # those who share a part counted it alike
+
+    def clip_gradients(self, model: nn.Module, clip_norm: float) -> float:
+        """Scale the gradient to a norm of at most `clip_norm`; its norm before. Waits for the GPU."""
+        if self.mesh is None:
+            return float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
+        from llama2_lib.training import sharding
+        return sharding.clip_gradients(model, clip_norm).item()
+
+    def average_gradients(self, model: nn.Module) -> None:
+        """The mean of the gradients over the parts of the batch, where FSDP has not taken it already."""
+        if self.mesh is not None:
+            from llama2_lib.training import sharding
+            sharding.average_gradients(model, self)
+
+
+ALONE = Layout()
+
+
+def layout(parallel: ParallelConfig) -> Layout:
+    """The mesh for `parallel`. ValueError if the processes are no multiple of parallel.tensor."""
+    return _layout(parallel.tensor) if grouped() else ALONE
+
+
+@functools.cache
+def _layout(tensor: int) -> Layout:
+    from torch.distributed.device_mesh import init_device_mesh
+    require(world_size() % tensor == 0, f"{world_size()} processes are not a multiple of runtime.parallel.tensor {tensor}")
+    shape = (world_size() // tensor, tensor)
+    return Layout(*shape, init_device_mesh(device().type, shape, mesh_dim_names=("data", "tensor")))
+
+
+# ---------------------------------------------------------------------------------------------------------------- worker
+
+@contextlib.contextmanager
+def worker(model: nn.Module, runtime: RuntimeConfig, dtype: torch.dtype) -> Iterator[tuple[nn.Module, Layout]]:
+    """(what to train, its layout); when the context ends well, `model` has the trained weights, whole, on every process.
+
+    dtype: of matrix products; with FSDP and bfloat16 the gathered weights are bfloat16 too, and gradients are summed in
+    float32. ValueError if heads, FFN or vocabulary do not divide over the tensor axis.
+    """
+    place = layout(runtime.parallel)
+    if place.mesh is None:
+        yield model, place
+        return
+    from llama2_lib.training import sharding
+    spread = sharding.spread(model, runtime, place, dtype)
+    yield spread, place
+    sharding.bring_back(model, spread)
+
+
+def bring_back(model: nn.Module, spread: nn.Module) -> None:
+    """Give `model` the weights of its `worker`, whole, half-way through; nothing where they are one."""
+    if spread is not model:
+        from llama2_lib.training import sharding
+        sharding.bring_back(model, spread)

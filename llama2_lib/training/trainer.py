@@ -2,10 +2,11 @@
 
 `update` is one optimiser step over a list of micro-batches and `fit` is many of them. Each stage brings its own loss; PPO
 brings its own outer loop and calls the same `update`. Every micro-batch weighs as much as it has labels, divided by the
-labels of all micro-batches on all processes: so neither accumulation nor data parallel changes the loss.
+labels of all micro-batches on all processes: so neither accumulation nor data parallel changes the loss. How a model is
+spread over processes is the business of `distributed.worker`; here it is a model like any other.
 
 The paper is silent on what happens at a bad step: here a loss or gradient that is not finite stops the run before the
-weights change. Left out: skipping of bad batches, averaging of weights, sharding.
+weights change. Left out: skipping of bad batches, averaging of weights.
 """
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,8 +23,8 @@ from torch import nn
 from tqdm import tqdm
 
 from llama2_lib.config import OptimConfig, RuntimeConfig
-from llama2_lib.training import checkpoint, precision
-from llama2_lib.training.distributed import all_reduce_sum, is_main, rank, world_size
+from llama2_lib.training import checkpoint, distributed, precision
+from llama2_lib.training.distributed import ALONE, Layout, is_main, rank
 from llama2_lib.training.heap import keep_freed_memory
 from llama2_lib.training.randomness import own_randomness
 
@@ -65,27 +66,31 @@ def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise ValueError("the model has no parameter to train")
-    groups = [{"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
-              {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0}]
+    # one fused launch takes parameters of one mesh only; a whole tensor has none
+    groups = [{"params": [p for p in trained if (p.ndim >= 2, getattr(p, "device_mesh", None)) == (matrix, mesh)],
+               "weight_decay": optim.weight_decay if matrix else 0.0}
+              for matrix in (True, False) for mesh in {getattr(p, "device_mesh", None): None for p in trained}]
     fused = all(p.device.type in ("cpu", "cuda") for p in trained)
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=optim.peak_lr, betas=optim.betas, eps=optim.eps,
                              fused=fused)
 
 
 def update(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequence[MicroBatch], loss_fn: Loss, *, lr: float,
-           clip_norm: float, dtype: torch.dtype = torch.float32, step: int = 0) -> dict[str, float]:
+           clip_norm: float, dtype: torch.dtype = torch.float32, step: int = 0, layout: Layout = ALONE) -> dict[str, float]:
     """One optimiser step over `batches` as if they were one batch; returns loss, grad_norm, tokens and loss_fn's metrics.
 
     tokens is the number of labels that counted, on all processes; grad_norm is taken before clipping to `clip_norm`.
+    layout: that of `distributed.worker`, where `model` is one and `batches` are this process's part of the batches.
     Raises TrainingDiverged, naming `step`, before the weights change if the loss or the gradient is not finite; ValueError
     if lr is not above 0 or if no label counts.
     """
-    tokens = _count(batches, lr, step)
+    tokens = _count(batches, lr, step, layout)
     optimizer.zero_grad(set_to_none=True)
-    metrics = _accumulate_gradients(model, batches, loss_fn, tokens, dtype)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    metrics = {name: all_reduce_sum(float(value)) for name, value in metrics.items()}      # waits for the GPU
-    metrics |= {"grad_norm": float(norm), "tokens": tokens}
+    metrics = accumulate_gradients(model, batches, loss_fn, tokens, dtype, layout)
+    layout.average_gradients(model)
+    norm = layout.clip_gradients(model, clip_norm)
+    metrics = layout.totals({name: float(value) for name, value in metrics.items()})      # waits for the GPU
+    metrics |= {"grad_norm": norm, "tokens": tokens}
     _stop_unless_finite(metrics, optimizer, step)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -93,30 +98,33 @@ def update(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequence
     return metrics
 
 
-def _count(batches: Sequence[MicroBatch], lr: float, step: int) -> int:
+def _count(batches: Sequence[MicroBatch], lr: float, step: int, layout: Layout) -> int:
     """The labels that count, on all processes."""
     if not lr > 0:
         raise ValueError(f"step {step}: the learning rate must be above 0, got {lr}")
-    tokens = int(all_reduce_sum(sum(b.count for b in batches)))
+    tokens = round(layout.totals({"tokens": sum(b.count for b in batches)})["tokens"])
     if tokens == 0:
         raise ValueError(f"step {step}: no label counts in any of the {len(batches)} micro-batches: all are masked")
     return tokens
 
 
-def _accumulate_gradients(model: nn.Module, batches: Sequence[MicroBatch], loss_fn: Loss, tokens: int,
-                          dtype: torch.dtype) -> dict[str, torch.Tensor | float]:
-    """Gradients of the mean loss over all `tokens`, added into the parameters; this process's part of each mean."""
+def accumulate_gradients(model: nn.Module, batches: Sequence[MicroBatch], loss_fn: Loss, tokens: int,
+                          dtype: torch.dtype, layout: Layout) -> dict[str, torch.Tensor | float]:
+    """Gradients of the mean loss over all `tokens`, added into the parameters; this process's part of each mean.
+
+    A batch in which no label counts has gradients of 0 and a loss of 0 / 0. One process leaves it out; several must meet.
+    """
     device = next(model.parameters()).device
     sums: dict[str, torch.Tensor | float] = {}
     for batch in batches:
-        if batch.count == 0:
-            continue        # a mean over no labels is 0 / 0
+        if batch.count == 0 and layout.data == 1:
+            continue
         share = batch.count / tokens
         with precision.autocast(device.type, dtype):
             loss, health = loss_fn(model, batch.to(device))
-        (loss * (share * world_size())).backward()      # data parallel averages gradients over the processes
+        (loss * (share * layout.data)).backward()      # data parallel averages gradients over the processes
         for name, value in {**health, "loss": loss.detach()}.items():
-            sums[name] = sums.get(name, 0.0) + share * value
+            sums[name] = sums.get(name, 0.0) + (share * value if batch.count else 0.0)
     return sums
 
 
@@ -130,37 +138,44 @@ def _stop_unless_finite(metrics: dict[str, float], optimizer: torch.optim.Optimi
 
 def fit(model: nn.Module, loader: Iterator[MicroBatch], loss_fn: Loss, optim: OptimConfig, steps: int, *,
         runtime: RuntimeConfig | None = None, seed: int = 0, folder: str | Path | None = None, save_every: int | None = None,
-        micro_batches: int = 1, on_step: OnStep | None = None, title: str = "") -> list[dict]:
+        micro_batches: int = 1, on_step: OnStep | None = None, look_at: Collection[int] | None = None,
+        title: str = "") -> list[dict]:
     """Train `model` in place for `steps` steps of `micro_batches` batches each; one record a step comes back.
 
     A record holds step (steps done), loss, lr, grad_norm, tokens (seen so far), seconds (training so far), tokens_per_second
-    and what loss_fn measured. `on_step(steps done, record)` is called after each step: it may evaluate and add to it.
-    With a `title` a progress bar shows. With a `folder` the run is saved there every `save_every` steps and at its end, and
-    goes on from the newest complete state it finds there, with the same losses to the bit as a run that never stopped.
+    and what loss_fn measured. `on_step(steps done, record)` is called after each step, or after those that `look_at`
+    names: it may evaluate and add to the record. With a `title` a progress bar shows. With a `folder` the run is saved there
+    every `save_every` steps and at its end, and goes on from the newest complete state it finds there, with the same losses
+    to the bit as a run that never stopped.
+    In a group of processes (`distributed.start`) each takes its part of every batch, spread as runtime.parallel says; all
+    must make the same call, and a run may go on with another number of them.
 
     Raises ValueError for no steps or an empty loader before anything is trained, and for a state of another run.
     """
     _check_call(steps, micro_batches, folder, save_every)
     runtime = runtime or RuntimeConfig()
     keep_freed_memory()
-    dtype = precision.choose(runtime.precision, next(model.parameters()).device.type).dtype
-    run = {"steps": steps, "seed": seed, "micro_batches": micro_batches, "world_size": world_size(),
-           "optim": dataclasses.asdict(optim)}
-    optimizer = make_optimizer(model, optim)
+    dtype = distributed.agreed(precision.choose(runtime.precision, distributed.place(model).type).dtype)
+    run = {"steps": steps, "seed": seed, "micro_batches": micro_batches, "optim": dataclasses.asdict(optim)}
     model.train()
-    with own_randomness(seed), _bar(steps, title) as bar:
-        history, dtype = _resume(folder, model, optimizer, loader, run, dtype)
-        step_loss = torch.compile(loss_fn) if runtime.compile else loss_fn
+    with own_randomness(seed), _bar(steps, title) as bar, distributed.worker(model, runtime, dtype) as (worker, layout):
+        if layout.data > 1:
+            loader.take(layout.part, layout.data)
+        optimizer = make_optimizer(worker, optim)
+        history, dtype = _resume(folder, worker, optimizer, loader, run, dtype)
+        step_loss = torch.compile(loss_fn) if runtime.compile and worker is model else loss_fn
         for step in range(len(history), steps):
             start, lr = time.perf_counter(), lr_at(step, optim, steps)
             batches = _next_batches(loader, micro_batches, step, steps)
-            metrics = update(model, optimizer, batches, step_loss, lr=lr, clip_norm=optim.clip_norm, dtype=dtype, step=step)
+            metrics = update(worker, optimizer, batches, step_loss, lr=lr, clip_norm=optim.clip_norm, dtype=dtype, step=step,
+                             layout=layout)
             history.append(_record(step, metrics, lr, time.perf_counter() - start, history))
-            if on_step is not None:
+            if on_step is not None and (look_at is None or step + 1 in look_at):
+                distributed.bring_back(model, worker)
                 on_step(step + 1, history[-1])
-            if folder and is_main() and _save_is_due(step + 1, steps, save_every):
+            if folder and _save_is_due(step + 1, steps, save_every):
                 state = checkpoint.TrainingState(step + 1, loader.state(), run, str(dtype).removeprefix("torch."), history)
-                checkpoint.save_state(folder, model, optimizer, state)
+                checkpoint.save_state(folder, worker, optimizer, state)
             _show(bar, history[-1])
     return history
 

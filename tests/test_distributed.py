@@ -1,0 +1,141 @@
+"""Two and four processes against one: the same losses, norms and weights, whatever the layout; and a run that changes it.
+
+The processes run `processes.py`, once for each number of them; the tests read what they found.
+"""
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import processes
+import pytest
+import torch
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="gloo between processes is tested on Linux and macOS")
+HERE = Path(__file__).parent
+ONE_STEP, LATER = 1e-6, 5e-6
+
+
+def launch(folder: Path, world: int) -> list[dict]:
+    """What each of `world` processes found."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1", "MASTER_PORT": str(port)}
+    started = [subprocess.Popen([sys.executable, HERE / "processes.py", folder, str(rank), str(world)], env=env,
+                                stderr=subprocess.PIPE, text=True) for rank in range(world)]
+    errors = [process.communicate(timeout=600)[1] for process in started]
+    assert all(process.returncode == 0 for process in started), "\n".join(errors)
+    return [json.loads((folder / f"{world} {rank}.json").read_text()) for rank in range(world)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def two(folder) -> list[dict]:
+    return launch(folder, 2)
+
+
+@pytest.fixture(scope="module")
+def four(folder, two) -> list[dict]:
+    return launch(folder, 4)
+
+
+@pytest.fixture(scope="module")
+def one() -> dict:
+    return processes.train()
+
+
+def close(found: dict, want: dict, case: str) -> None:
+    assert abs(found["losses"][0] - want["losses"][0]) <= ONE_STEP, case
+    for name in ("losses", "norms"):
+        assert found[name] == pytest.approx(want[name], abs=LATER), f"{case}: {name}"
+    assert found["tokens"] == want["tokens"], f"{case}: was every label counted once?"
+    for name, weight in want["weights"].items():
+        assert torch.tensor(found["weights"][name]) == pytest.approx(torch.tensor(weight), abs=LATER), f"{case}: {name}"
+
+
+@pytest.mark.parametrize("name", processes.LAYOUTS[2])
+def test_two_processes_train_as_one_does(two, one, name):
+    assert max(one["norms"]) > processes.OPTIM.clip_norm, "clipping never acted: an unequal norm would not show"
+    for rank, found in enumerate(two):
+        close(found[f"train {name}"], one, f"{name}, rank {rank}")
+    assert two[0][f"train {name}"] == two[1][f"train {name}"], "the processes have drifted apart"
+
+
+@pytest.mark.parametrize("name", processes.LAYOUTS[4])
+def test_four_processes_on_two_axes_train_as_one_does(four, one, name):
+    close(four[0][f"train {name}"], one, name)
+    assert all(found[f"train {name}"] == four[0][f"train {name}"] for found in four)
+
+
+@pytest.mark.parametrize("name", processes.LAYOUTS[2])
+def test_a_process_without_a_label_weighs_nothing(two, name):
+    want = processes.one_sided()
+    found = [t[f"one-sided {name}"] for t in two]
+    assert found[0]["mine"] == (0 if processes.LAYOUTS[2][name].tensor == 1 else want["mine"])
+    for f in found:
+        assert f["loss"] == pytest.approx(want["loss"], abs=ONE_STEP) and f["tokens"] == want["tokens"]
+        for weight, expected in zip(f["weights"].values(), want["weights"].values(), strict=True):
+            assert torch.tensor(weight) == pytest.approx(torch.tensor(expected), abs=ONE_STEP)
+
+
+@pytest.mark.parametrize("saved", ["fsdp", "tensor"])
+def test_a_run_saved_by_two_goes_on_with_one_two_or_four(folder, two, four, saved):
+    straight = two[0][f"train {saved}"]
+    resumed = {1: processes.train(folder=folder / f"{saved} at 1"), 2: two[0][f"resume {saved}"],
+               4: four[0][f"resume {saved}"]}
+    assert resumed[2] == straight, "the same number of processes gives the same bits"
+    for number in (1, 4):
+        close(resumed[number], straight, f"{saved}, {number} processes")
+        before = processes.SAVED
+        assert resumed[number]["losses"][:before] == straight["losses"][:before], "it did not go on, it began again"
+
+
+def test_weights_saved_by_two_are_read_by_one_to_the_bit(folder, two, four):
+    """The states at the end, one written by two processes, one by four: pieces put together are the weights they had."""
+    for found, world in ((two, 2), (four, 4)):
+        for saved in ("fsdp", "tensor"):
+            weights, _ = processes.read(folder / f"{saved} at {world}")
+            want = found[0][f"resume {saved}"]["weights"]
+            assert all(torch.equal(weights[name], torch.tensor(w)) for name, w in want.items()), (world, saved)
+
+
+def test_pieces_are_written_once(folder, two):
+    """Cut weights by each process, whole ones by the first alone."""
+    (newest, *_) = sorted((folder / "tensor").glob("step-*"), reverse=True)
+    sizes = [processes.names(newest / f"weights-{rank:05d}-of-00002.safetensors") for rank in range(2)]
+    assert "layers.0.attention.wq.weight" in sizes[1] and "norm.weight" in sizes[0] and "norm.weight" not in sizes[1]
+
+
+def test_what_does_not_divide_is_refused(two):
+    assert two[1]["indivisible batch"] == "a batch of 3 rows cannot be cut into 2 equal parts, one a process"
+    assert "n_kv_heads 1 cannot be cut into runtime.parallel.tensor 2" in two[0]["indivisible heads"]
+    assert two[0]["indivisible processes"] == "2 processes are not a multiple of runtime.parallel.tensor 3"
+
+
+def test_generation_from_gathered_weights_speaks_to_no_one(two):
+    found = two[1]["generate"]
+    assert found["gathered"]["communications"] == 0
+    assert found["slow"]["communications"] == found["after"]["communications"] >= 8, "freed again, it gathers at each token"
+    assert all(found[name]["tokens"] == found["plain"]["tokens"] for name in ("slow", "gathered", "after"))
+
+
+def test_each_process_holds_its_half(two):
+    whole = sum(p.numel() for p in processes.model().parameters())
+    assert [sum(found["generate"]["held"].values()) for found in two] == [whole / 2] * 2
+
+
+def test_one_process_is_left_alone():
+    from llama2_lib.config import ParallelConfig
+    from llama2_lib.training import distributed
+    model = processes.model()
+    with distributed.worker(model, processes.runtime(ParallelConfig(tensor=8)), torch.float32) as (worker, layout):
+        assert worker is model and layout == distributed.ALONE
