@@ -8,6 +8,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -15,13 +16,15 @@ from safetensors import safe_open
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llama2_lib.config import ModelConfig, OptimConfig, ParallelConfig, RuntimeConfig
+from llama2_lib.model import transformer
 from llama2_lib.model.generation import generate
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages.sft import sft_loss
 from llama2_lib.text.batching import Batch, Examples, Loader
-from llama2_lib.training import checkpoint, distributed, sharding, trainer
+from llama2_lib.training import checkpoint, distributed, plan, sharding, trainer
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=64, multiple_of=16, max_seq_len=32)
+LARGER = replace(CONFIG, dim=128, n_layers=6, vocab_size=512, max_seq_len=64)
 OPTIM = OptimConfig(peak_lr=3e-3, warmup_steps=3, clip_norm=0.5)
 STEPS, SAVED = 12, 5
 WHOLE = ParallelConfig()
@@ -115,6 +118,26 @@ def generated(parallel: ParallelConfig = WHOLE) -> dict:
     return {**found, "held": held}
 
 
+def measured(parallel: ParallelConfig = WHOLE, rows: int = 4, seq_len: int = 64) -> int:
+    """The most bytes one process really has at once in its second step, by what torch's allocator reports."""
+    alive, peak = 0, 0
+    one_by_one = patch.object(transformer, "project", lambda x, *linears: tuple(f(x) for f in linears))     # as on a GPU
+    with one_by_one, distributed.worker(model(LARGER), runtime(parallel), torch.float32) as (worker, layout):
+        optimizer = trainer.make_optimizer(worker, OPTIM)
+        batches = [plan.FakeBatch(torch.zeros(rows, seq_len, dtype=torch.long), rows * seq_len)]
+        plan.step(worker, optimizer, batches, torch.float32, layout)
+        optimizer.zero_grad(set_to_none=True)
+        held = sum(sharding.local(p).nbytes for p in worker.parameters())
+        held += sum(sharding.local(v).nbytes for state in optimizer.state.values() for v in state.values())
+        with torch.profiler.profile(profile_memory=True) as profile:
+            plan.step(worker, optimizer, batches, torch.float32, layout)
+        for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+            if event.name() == "[memory]":
+                alive += event.nbytes()
+                peak = max(peak, alive)
+    return held + peak
+
+
 def read(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
     """Weights and optimiser state of the newest training state in `folder`, as one process reads them."""
     plain = model()
@@ -133,6 +156,7 @@ def scenarios(folder: Path, world: int) -> dict:
     found = {f"train {name}": train(parallel) for name, parallel in LAYOUTS[world].items()}
     if world == 2:
         found |= {f"one-sided {name}": one_sided(parallel) for name, parallel in LAYOUTS[2].items()}
+        found |= {f"bytes {name}": measured(parallel) for name, parallel in LAYOUTS[2].items()}
         found["indivisible batch"] = refused(WHOLE, batch_size=3)
         found["indivisible heads"] = refused(ParallelConfig(tensor=2), replace(CONFIG, n_kv_heads=1))
         found["indivisible processes"] = refused(ParallelConfig(tensor=3))

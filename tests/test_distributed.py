@@ -15,6 +15,9 @@ import processes
 import pytest
 import torch
 
+from llama2_lib.config import ParallelConfig
+from llama2_lib.training import distributed, plan
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="gloo between processes is tested on Linux and macOS")
 HERE = Path(__file__).parent
 ONE_STEP, LATER = 1e-6, 5e-6
@@ -133,9 +136,15 @@ def test_each_process_holds_its_half(two):
     assert [sum(found["generate"]["held"].values()) for found in two] == [whole / 2] * 2
 
 
+@pytest.mark.parametrize("name", processes.LAYOUTS[2])
+def test_a_dry_run_foresees_the_memory_of_a_step(two, name):
+    parallel = processes.LAYOUTS[2][name]
+    with plan.cluster(2, parallel.tensor) as layout:
+        want = plan.trace(processes.LARGER, parallel, layout, 4, 64, torch.float32).total
+    assert [found[f"bytes {name}"] for found in two] == pytest.approx([want, want], rel=0.1)
+
+
 def test_one_process_is_left_alone():
-    from llama2_lib.config import ParallelConfig
-    from llama2_lib.training import distributed
     model = processes.model()
     with distributed.worker(model, processes.runtime(ParallelConfig(tensor=8)), torch.float32) as (worker, layout):
         assert worker is model and layout == distributed.ALONE
