@@ -34,7 +34,7 @@ from llama2_lib.training import accounting, sharding, trainer
 from llama2_lib.training.distributed import ALONE, Layout, grouped
 from llama2_lib.training.pieces import local
 
-TRACED_LAYERS = (4, 8)        # enough for the worst moment to be where it is in a deep model
+TRACED_LAYERS = (3, 6)        # enough for the worst moment to be where it is in a deep model
 GIB = 2**30
 
 
@@ -157,9 +157,10 @@ def trace(config: ModelConfig, parallel: ParallelConfig, layout: Layout, rows: i
         model.to_empty(device="cpu")
         optimizer = trainer.make_optimizer(model, OptimConfig(peak_lr=1e-3))
         batches = [FakeBatch(torch.zeros(rows, seq_len, dtype=torch.long), rows * seq_len)] * min(micro_batches, 2)
-        for p in model.parameters():
-            p.grad = torch.zeros_like(p)
-        optimizer.step()
+        if layout.tensor > 1:       # DTensor works out how to cut each operator's result once, on tensors of full size
+            step(model, optimizer, batches[:1], dtype, layout)
+        else:
+            _make_moments(model, optimizer)
         optimizer.zero_grad(set_to_none=True)
         tracker.peak = tracker.now
         step(model, optimizer, batches, dtype, layout)
@@ -167,6 +168,12 @@ def trace(config: ModelConfig, parallel: ParallelConfig, layout: Layout, rows: i
         gradients = sum(local(p.grad).nbytes for p in model.parameters())
         moments = sum(local(v).nbytes for state in optimizer.state.values() for v in state.values())
         return Memory(parameters, gradients, moments, tracker.peak - parameters - gradients - moments)
+
+
+def _make_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
 
 
 @contextlib.contextmanager
