@@ -4,6 +4,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,7 +14,16 @@ from safetensors.torch import load_file, save_file
 
 from llama2_lib.config import ModelConfig, preset
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.model.weights import halves_to_pairs, load_hf, load_meta, pairs_to_halves, save_hf, save_meta
+from llama2_lib.model.weights import (
+    HASHES,
+    convert,
+    halves_to_pairs,
+    load_hf,
+    load_meta,
+    pairs_to_halves,
+    save_hf,
+    save_meta,
+)
 
 CONFIG = ModelConfig(dim=64, n_layers=2, n_heads=8, n_kv_heads=8, vocab_size=96, multiple_of=24, norm_eps=3e-4,
                      rope_theta=5000.0, max_seq_len=96)
@@ -34,6 +45,12 @@ def saved(model, tmp_path):
 def same(a: Transformer, b: Transformer) -> bool:
     ours, theirs = a.state_dict(), b.state_dict()
     return list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def forget_hashes(folder) -> None:
+    """Take the list of hashes away, as from a folder that never had one."""
+    for name in HASHES:
+        (folder / name).unlink(missing_ok=True)
 
 
 def edit(path, change) -> None:
@@ -94,6 +111,7 @@ def test_dtype_is_the_files_own_unless_told(model, tmp_path):
 
 
 def test_tied_embeddings_and_old_rotary_tables(model, saved):
+    forget_hashes(saved)
     values = load_file(saved / "model.safetensors")
     del values["lm_head.weight"]
     values["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
@@ -106,8 +124,7 @@ def test_tied_embeddings_and_old_rotary_tables(model, saved):
 def test_published_shapes_come_back_from_an_hf_config(name, tmp_path):
     from llama2_lib.model.weights import _config_from_hf, _config_to_hf
     config = preset(name).model
-    with torch.device("meta"):
-        values = _config_to_hf(Transformer(config))
+    values = _config_to_hf(config, torch.bfloat16)
     assert _config_from_hf(values, tmp_path).hidden_dim == config.hidden_dim
 
 
@@ -139,6 +156,7 @@ def test_meta_files_are_cut_where_meta_cuts_them(tmp_path):
 def test_published_params_json_gives_no_vocabulary(tmp_path):
     model = rough_weights(Transformer(CONFIG))
     save_meta(model, tmp_path, 2)
+    forget_hashes(tmp_path)
     part = torch.load(tmp_path / "consolidated.00.pth", weights_only=True)
     torch.save(part | {"rope.freqs": torch.ones(4)}, tmp_path / "consolidated.00.pth")
     edit(tmp_path / "params.json", lambda p: p.update(vocab_size=-1))
@@ -149,6 +167,85 @@ def test_meta_and_hf_folders_give_the_same_model(tmp_path, model):
     save_meta(model, tmp_path / "meta", 2)
     save_hf(load_meta(tmp_path / "meta"), tmp_path / "hf")
     assert same(load_hf(tmp_path / "hf"), model)
+
+
+# -------------------------------------------------------------------------------------------------------------- conversion
+
+SEVENTY = ModelConfig(dim=128, n_layers=80, n_heads=64, n_kv_heads=8, vocab_size=320, multiple_of=64,
+                      ffn_dim_multiplier=1.3, rope_theta=10000.0, max_seq_len=4096)
+
+
+def test_a_model_of_seventys_shape_goes_there_and_back_to_the_bit(tmp_path):
+    model = rough_weights(Transformer(SEVENTY)).bfloat16()
+    save_meta(model, tmp_path / "meta", 8)
+    convert(tmp_path / "meta", tmp_path / "hf", max_shard_bytes=1_000_000)
+    assert len(list((tmp_path / "hf").glob("model-*.safetensors"))) > 10
+    assert same(load_hf(tmp_path / "hf"), model)
+    convert(tmp_path / "hf", tmp_path / "back", shards=8)
+    assert [p.name for p in sorted((tmp_path / "back").glob("*.pth"))] == [f"consolidated.{i:02}.pth" for i in range(8)]
+    back = load_meta(tmp_path / "back")
+    assert same(back, model) and back.config.hidden_dim == SEVENTY.hidden_dim
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the memory of its own in /proc")
+@pytest.mark.parametrize("way", ["hf", "meta"])
+def test_conversion_needs_the_memory_of_one_file(tmp_path, way):
+    config = ModelConfig(dim=512, n_layers=12, n_heads=8, n_kv_heads=8, vocab_size=512, multiple_of=64)
+    model = Transformer(config)
+    whole = sum(w.nbytes for w in model.parameters())
+    (save_hf if way == "meta" else save_meta)(model, tmp_path / "from", **({} if way == "meta" else {"shards": 8}))
+    how = {"shards": 8} if way == "meta" else {"max_shard_bytes": whole // 8}
+    code = f"""
+import threading
+from llama2_lib.model.weights import convert
+from pathlib import Path
+def own():        # memory that no file stands behind
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) * 1024
+convert({str(tmp_path / "from")!r}, {str(tmp_path / "out")!r}, **{how!r})      # what torch loads at first use
+start, most, done = own(), [0], threading.Event()
+def watch():
+    while not done.wait(0.002):
+        most[0] = max(most[0], own())
+watcher = threading.Thread(target=watch)
+watcher.start()
+convert({str(tmp_path / "from")!r}, {str(tmp_path / "to")!r}, **{how!r})
+done.set(); watcher.join()
+print(most[0] - start)
+"""
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "100000"}        # freed memory goes back at once
+    needed = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=env).stdout)
+    assert whole / 16 < needed < whole / 5, f"{needed / whole:.2f} of the whole model was in memory"
+
+
+def test_a_flipped_bit_is_found(tmp_path, model):
+    for save, load, name in ((save_hf, load_hf, "model.safetensors"), (save_meta, load_meta, "consolidated.00.pth")):
+        folder = tmp_path / name
+        save(model, folder)
+        assert same(load(folder), model)
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 4                      # in the middle of a matrix: still a whole file of the right shapes
+        (folder / name).write_bytes(data)
+        with pytest.raises(ValueError, match=f"{name} is not what .* lists"):
+            load(folder)
+        forget_hashes(folder)
+        assert not same(load(folder), model), "without a list nobody can know"
+
+
+def test_a_file_that_the_list_forgets_is_refused(saved):
+    (saved / "SHA256SUMS").write_text("")
+    with pytest.raises(ValueError, match="has no hash of model.safetensors"):
+        load_hf(saved)
+
+
+def test_what_convert_refuses(tmp_path, saved):
+    with pytest.raises(ValueError, match="it holds 0 of them"):
+        convert(tmp_path, tmp_path / "to")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="to is not empty"):
+        convert(saved, tmp_path / "to")
+    with pytest.raises(ValueError, match="8 heads and 2 key-value heads do not divide over 4"):
+        convert(saved, tmp_path / "other", shards=4)
 
 
 # --------------------------------------------------------------------------------------------------------------- bad input
@@ -260,6 +357,7 @@ def test_meta_folders_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="consolidated.00.pth does not fit"):
         load_meta(tmp_path)
     save_meta(model, tmp_path, 2)
+    forget_hashes(tmp_path)
     part = torch.load(tmp_path / "consolidated.01.pth", weights_only=True)
     torch.save(part | {"norm.weight": part["norm.weight"] + 1}, tmp_path / "consolidated.01.pth")
     with pytest.raises(ValueError, match="the files disagree on norm.weight"):

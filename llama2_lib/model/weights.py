@@ -3,16 +3,21 @@
 Both hold the same numbers under other names. Two things differ besides: Hugging Face stores the rows of wq and wk permuted,
 because its RoPE turns channel i with channel i + H/2 where Meta's turns adjacent pairs; Meta splits matrices over one to
 eight model-parallel files. Whatever a folder holds is checked by name and shape before it is used, and all differences are
-listed in one ValueError. No code in a file is ever run: safetensors, JSON, and `torch.load(weights_only=True)`.
+listed in one ValueError; then by hash, if the folder lists hashes (checklist.chk is Meta's, SHA256SUMS ours). No code in a
+file is ever run: safetensors, JSON, and `torch.load(weights_only=True)`.
 
-Left out: other architectures, RoPE scaling, quantised files, checksums (our own artifacts have them: see checkpoint.py).
+A folder is `Stored`: opened, not read. Matrices come one at a time, so that `convert` takes a 70B from one format to the
+other with one file of the target in memory, or with one matrix where that is larger. Left out: other architectures, RoPE
+scaling, quantised files.
 """
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -35,6 +40,15 @@ HF_LAYER = {
 # along which axis Meta's files cut a matrix; norms are whole in each file
 META_AXIS = {"wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "output": 0, "wo": 1, "w2": 1, "tok_embeddings": 1}
 DERIVED = ("rope.freqs", "rotary_emb.inv_freq")   # tables that old checkpoints carry; both follow from the config
+HASHES = {"checklist.chk": "md5", "SHA256SUMS": "sha256"}       # lists as md5sum -c and sha256sum -c read them
+SHARD_BYTES = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A model in files or in memory, of which `read` gives one matrix at a time, by our name for it."""
+    config: ModelConfig
+    read: Callable[[str], Tensor]
 
 
 # ---------------------------------------------------------------------------------------------------------- names and rows
@@ -95,12 +109,57 @@ def _need(values: Mapping, names: Iterable[str], where: object) -> None:
     require(not wrong, f"{where} must give whole numbers for {', '.join(wrong)}")
 
 
-def _assemble(config: ModelConfig, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> Transformer:
-    """A Transformer around these tensors, without drawing or copying weights first."""
+def _check_hashes(folder: Path, paths: Iterable[Path]) -> None:
+    """ValueError naming the first of `paths` that differs from the folder's list of hashes, if it has one."""
+    for name, kind in HASHES.items():
+        if (folder / name).is_file():
+            lines = (folder / name).read_text(encoding="utf-8").splitlines()
+            listed = {file.strip().lstrip("*"): digest for digest, _, file in (line.partition(" ") for line in lines)}
+            for path in paths:
+                require(path.name in listed, f"{folder / name} has no hash of {path.name}")
+                require(_hash(path, kind) == listed[path.name], f"{path} is not what {name} lists: its {kind} differs")
+
+
+def _write_hashes(folder: Path, name: str, paths: Iterable[Path]) -> None:
+    text = "".join(f"{_hash(path, HASHES[name])}  {path.name}\n" for path in paths)
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+def _hash(path: Path, kind: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def _assemble(stored: Stored, dtype: torch.dtype | None) -> Transformer:
+    """The Transformer that is stored, without drawing or copying weights first."""
     with torch.device("meta"):
-        model = Transformer(config)
+        model = Transformer(stored.config)
+    weights = {name: stored.read(name) for name, _ in model.named_parameters()}
     model.load_state_dict({name: w if dtype is None else w.to(dtype) for name, w in weights.items()}, assign=True)
     return model.requires_grad_(True)
+
+
+def _of(model: Transformer) -> Stored:
+    return Stored(model.config, dict(model.state_dict()).__getitem__)
+
+
+# ------------------------------------------------------------------------------------------------------------- conversion
+
+def convert(source: Folder, target: Folder, *, shards: int = 1, max_shard_bytes: int = SHARD_BYTES) -> None:
+    """Write Meta's folder `source` as Hugging Face's folder `target`, or the other way round, to the bit.
+
+    shards: model-parallel files of a Meta folder; max_shard_bytes: of a file in a Hugging Face folder. In memory there is at
+    most one file of the target, or one matrix. ValueError as `load_hf` and `load_meta` raise it, for a source that is of
+    neither kind, and for a target that is not empty.
+    """
+    source, target = Path(source), Path(target)
+    kinds = [kind for kind, name in (("hf", "config.json"), ("meta", "params.json")) if (source / name).is_file()]
+    require(len(kinds) == 1, f"{source} must hold either config.json or params.json; it holds {len(kinds)} of them")
+    require(not target.exists() or not any(target.iterdir()), f"{target} is not empty")
+    if kinds == ["hf"]:
+        _write_meta(_open_hf(source), target, shards)
+    else:
+        _write_hf(_open_meta(source, max_seq_len=4096), target, max_shard_bytes)
 
 
 # ------------------------------------------------------------------------------------------------------------ Hugging Face
@@ -111,7 +170,10 @@ def load_hf(folder: Folder, dtype: torch.dtype | None = None) -> Transformer:
     dtype None keeps the files' own. Raises ValueError for a config that is not a plain Llama 2, a file that is missing, cut
     or malformed, an index that points outside the folder, and any name or shape that does not fit.
     """
-    folder = Path(folder)
+    return _assemble(_open_hf(Path(folder)), dtype)
+
+
+def _open_hf(folder: Path) -> Stored:
     values = _read_json(folder / "config.json")
     config = _config_from_hf(values, folder / "config.json")
     shapes = _shapes(config)
@@ -124,33 +186,50 @@ def load_hf(folder: Folder, dtype: torch.dtype | None = None) -> Transformer:
     require(len(holder) == sum(map(len, kept)), f"{folder}: a tensor is in more than one file")
     found = {name: tuple(files[path].get_slice(name).get_shape()) for name, path in holder.items()}
     _compare(folder, found, {theirs: shapes[ours] for theirs, ours in stored.items()})
-    weights = {ours: _reordered(ours, files[holder[theirs]].get_tensor(theirs), config, halves_to_pairs)
-               for theirs, ours in stored.items()}
-    weights.setdefault("output.weight", weights["tok_embeddings.weight"].clone())
-    return _assemble(config, weights, dtype)
+    _check_hashes(folder, files)
+
+    def read(ours: str) -> Tensor:
+        theirs = hf_name(ours)
+        if theirs not in holder:        # tied: the output matrix is the table of embeddings
+            return read("tok_embeddings.weight").clone()
+        return _reordered(ours, files[holder[theirs]].get_tensor(theirs), config, halves_to_pairs)
+    return Stored(config, read)
 
 
-def save_hf(model: Transformer, folder: Folder, max_shard_bytes: int = 5_000_000_000) -> None:
+def save_hf(model: Transformer, folder: Folder, max_shard_bytes: int = SHARD_BYTES) -> None:
     """Write `model` so that transformers' `LlamaForCausalLM.from_pretrained` reads it; several shards get an index."""
-    folder = Path(folder)
+    _write_hf(_of(model), Path(folder), max_shard_bytes)
+
+
+def _write_hf(stored: Stored, folder: Path, max_shard_bytes: int) -> None:
+    """Shard by shard under temporary names, since a name says how many there are."""
     folder.mkdir(parents=True, exist_ok=True)
-    shards: list[dict[str, Tensor]] = [{}]
-    room = max_shard_bytes
-    for name, weight in model.state_dict().items():
-        if shards[-1] and weight.nbytes > room:
-            shards.append({})
-            room = max_shard_bytes
-        room -= weight.nbytes
-        shards[-1][hf_name(name)] = _reordered(name, weight, model.config, pairs_to_halves).contiguous()
-    count = len(shards)
+    written: list[tuple[Path, list[str]]] = []
+    shard: dict[str, Tensor] = {}
+    total = 0
+
+    def flush() -> None:
+        path = folder / f"{len(written)}.safetensors.tmp"
+        save_file(shard, path, metadata={"format": "pt"})
+        written.append((path, list(shard)))
+        shard.clear()
+
+    for name in _shapes(stored.config):
+        weight = stored.read(name)
+        if shard and sum(w.nbytes for w in shard.values()) + weight.nbytes > max_shard_bytes:
+            flush()
+        shard[hf_name(name)] = _reordered(name, weight, stored.config, pairs_to_halves).contiguous()
+        total += weight.nbytes
+    flush()
+    count = len(written)
     names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)] if count > 1 else ["model.safetensors"]
-    for file_name, shard in zip(names, shards, strict=True):
-        save_file(shard, folder / file_name, metadata={"format": "pt"})
+    files = [path.replace(folder / name) for (path, _), name in zip(written, names, strict=True)]
     if count > 1:
-        where = {tensor: file_name for file_name, shard in zip(names, shards, strict=True) for tensor in shard}
-        index = {"metadata": {"total_size": sum(w.nbytes for w in model.parameters())}, "weight_map": where}
+        where = {tensor: name for (_, tensors), name in zip(written, names, strict=True) for tensor in tensors}
+        index = {"metadata": {"total_size": total}, "weight_map": where}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    (folder / "config.json").write_text(json.dumps(_config_to_hf(model), indent=2))
+    (folder / "config.json").write_text(json.dumps(_config_to_hf(stored.config, weight.dtype), indent=2))
+    _write_hashes(folder, "SHA256SUMS", files)
 
 
 def _hf_files(folder: Path) -> list[Path]:
@@ -202,15 +281,14 @@ def _ffn_shape(dim: int, hidden: int) -> tuple[int, float | None]:
     raise ValueError(f"no FFN settings give a hidden width of {hidden} at a model width of {dim}")
 
 
-def _config_to_hf(model: Transformer) -> dict:
-    c = model.config
+def _config_to_hf(c: ModelConfig, dtype: torch.dtype) -> dict:
     return {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": c.dim, "num_hidden_layers": c.n_layers,
         "num_attention_heads": c.n_heads, "num_key_value_heads": c.n_kv_heads, "head_dim": c.head_dim,
         "intermediate_size": c.hidden_dim, "vocab_size": c.vocab_size, "rms_norm_eps": c.norm_eps, "hidden_act": "silu",
         "rope_theta": c.rope_theta, "max_position_embeddings": c.max_seq_len, "attention_bias": False, "mlp_bias": False,
         "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2,
-        "torch_dtype": str(model.output.weight.dtype).removeprefix("torch."),
+        "torch_dtype": str(dtype).removeprefix("torch."),
     }
 
 
@@ -222,7 +300,10 @@ def load_meta(folder: Folder, dtype: torch.dtype | None = None, max_seq_len: int
     params.json says neither the context (4,096) nor, in Llama 2's case, the vocabulary (−1: read off `output`). Raises
     ValueError for a file that is missing, cut or carries code, and any name or shape that does not fit.
     """
-    folder = Path(folder)
+    return _assemble(_open_meta(Path(folder), max_seq_len), dtype)
+
+
+def _open_meta(folder: Path, max_seq_len: int) -> Stored:
     values = _read_json(folder / "params.json")
     paths = sorted(folder.glob("consolidated.*.pth"))
     require(bool(paths), f"{folder} holds no consolidated.NN.pth")
@@ -233,26 +314,37 @@ def load_meta(folder: Folder, dtype: torch.dtype | None = None, max_seq_len: int
     expected = {name: _cut(name, shape, len(paths)) for name, shape in _shapes(config).items()}
     for path, shard in zip(paths, shards, strict=True):
         _compare(path, {name: tuple(w.shape) for name, w in shard.items()}, expected)
-    return _assemble(config, {name: _join(name, [shard[name] for shard in shards], folder) for name in expected}, dtype)
+    _check_hashes(folder, paths)
+    return Stored(config, lambda name: _join(name, [shard[name] for shard in shards], folder))
 
 
 def save_meta(model: Transformer, folder: Folder, shards: int = 1) -> None:
     """Write `model` as Meta does: params.json and `shards` model-parallel files. ValueError if a matrix does not divide."""
-    folder, config = Path(folder), model.config
+    _write_meta(_of(model), Path(folder), shards)
+
+
+def _write_meta(stored: Stored, folder: Path, shards: int) -> None:
+    """File by file; each reads every matrix and keeps its part."""
+    config = stored.config
     heads, kv_heads = config.n_heads, config.n_kv_heads
     require(shards >= 1 and heads % shards == 0 and kv_heads % shards == 0,
             f"{heads} heads and {kv_heads} key-value heads do not divide over {shards} shards")
-    weights = model.state_dict()
-    for name, weight in weights.items():
-        _cut(name, tuple(weight.shape), shards)
+    shapes = _shapes(config)
+    for name, shape in shapes.items():
+        _cut(name, shape, shards)
     folder.mkdir(parents=True, exist_ok=True)
-    for i in range(shards):
-        part = {name: (w if w.dim() == 1 else w.chunk(shards, META_AXIS[name.split(".")[-2]])[i]).clone()
-                for name, w in weights.items()}
-        torch.save(part, folder / f"consolidated.{i:02}.pth")
+    paths = [folder / f"consolidated.{i:02}.pth" for i in range(shards)]
+    for i, path in enumerate(paths):
+        torch.save({name: _part(name, stored.read(name), shards, i) for name in shapes}, path)
     values = {key: getattr(config, key) for key in ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of",
                                                     "ffn_dim_multiplier", "norm_eps", "rope_theta")}
     (folder / "params.json").write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
+    _write_hashes(folder, "checklist.chk", paths)
+
+
+def _part(name: str, weight: Tensor, shards: int, i: int) -> Tensor:
+    """A copy of what file i of `shards` has of a matrix; a norm is whole in each."""
+    return (weight if weight.dim() == 1 else weight.chunk(shards, META_AXIS[name.split(".")[-2]])[i]).clone()
 
 
 def _open_pickle(path: Path) -> dict[str, Tensor]:
