@@ -35,7 +35,7 @@ def planned(preset: str, changes: dict[str, object]) -> str:
     machines = {f.name: changes.pop(f.name) for f in dataclasses.fields(plan.Cluster) if f.name in changes}
     short = {f.name: f"runtime.parallel.{f.name}" for f in dataclasses.fields(config.ParallelConfig)}
     recipe = config.override(config.preset(preset), **{short.get(name, name): v for name, v in changes.items()})
-    return str(plan.plan(recipe, plan.Cluster(**machines)))
+    return str(plan.plan(recipe, config.override(plan.Cluster(), **machines)))
 
 
 def run(command: str, preset: str, changes: dict[str, object], folder: str) -> str:

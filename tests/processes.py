@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import test_ppo_loop as loop
 import torch
 from safetensors import safe_open
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,8 +20,10 @@ from llama2_lib.config import ModelConfig, OptimConfig, ParallelConfig, RuntimeC
 from llama2_lib.model import transformer
 from llama2_lib.model.generation import generate
 from llama2_lib.model.transformer import Transformer
+from llama2_lib.stages import ppo
 from llama2_lib.stages.sft import sft_loss
 from llama2_lib.text.batching import Batch, Examples, Loader
+from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint, distributed, plan, sharding, trainer
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=64, multiple_of=16, max_seq_len=32)
@@ -118,6 +121,35 @@ def generated(parallel: ParallelConfig = WHOLE) -> dict:
     return {**found, "held": held}
 
 
+def paid(folder: Path, parallel: ParallelConfig = WHOLE) -> dict:
+    """Four iterations of PPO, paid for short replies."""
+    ids = [f"[INST] {p.text} [/INST]" for p in loop.PROMPTS]
+    tokenizer = Tokenizer.train(ids, 400, folder / f"ppo-{distributed.world_size()}-{distributed.rank()}.model")
+    policy = loop.policy()
+    history = ppo.train(policy, tokenizer, iter(loop.PROMPTS * 4), loop.PROMPTS[:8], short, replace(loop.PPO, iterations=4),
+                        runtime=runtime(parallel))
+    return {"history": history, "weights": {n: p.tolist() for n, p in policy.named_parameters()}}
+
+
+def short(asked, dialogues: list[list[int]]) -> list[float]:
+    return [-float(len(ids)) for ids in dialogues]
+
+
+def made(folder: Path) -> dict:
+    """What an artifact built together holds, and who has built it."""
+    built = []
+
+    def build(place: Path) -> None:
+        built.append(str(place))
+        (place / "rank.txt").write_text(str(distributed.rank()))
+        distributed.wait()
+
+    for _ in range(2):
+        checkpoint.artifact(folder / "together", "key", build, together=True)
+    checkpoint.artifact(folder / "alone", "key", lambda place: built.append("alone"))
+    return {"built": built, "rank": (folder / "together" / "rank.txt").read_text(), "scratch": Path(built[0]).exists()}
+
+
 def measured(parallel: ParallelConfig = WHOLE, rows: int = 4, seq_len: int = 64) -> int:
     """The most bytes one process really has at once in its second step, by what torch's allocator reports."""
     alive, peak = 0, 0
@@ -160,7 +192,8 @@ def scenarios(folder: Path, world: int) -> dict:
         found["indivisible batch"] = refused(WHOLE, batch_size=3)
         found["indivisible heads"] = refused(ParallelConfig(tensor=2), replace(CONFIG, n_kv_heads=1))
         found["indivisible processes"] = refused(ParallelConfig(tensor=3))
-        found["generate"] = generated()
+        found["generate"], found["artifact"] = generated(), made(folder)
+        found |= {f"paid {name}": paid(folder, LAYOUTS[2][name]) for name in ("fsdp", "tensor")}
         for name in ("fsdp", "tensor"):
             try:
                 train(LAYOUTS[2][name], folder / name, stop_after=SAVED + 2)

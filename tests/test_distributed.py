@@ -136,6 +136,23 @@ def test_each_process_holds_its_half(two):
     assert [sum(found["generate"]["held"].values()) for found in two] == [whole / 2] * 2
 
 
+@pytest.mark.parametrize("name", ["fsdp", "tensor"])
+def test_ppo_learns_as_on_one_process(two, tmp_path, name):
+    want = processes.paid(tmp_path)
+    for found in (t[f"paid {name}"] for t in two):
+        for record, expected in zip(found["history"], want["history"], strict=True):
+            assert record == pytest.approx(expected, abs=1e-4, nan_ok=True)
+        for weight, expected in zip(found["weights"].values(), want["weights"].values(), strict=True):
+            assert torch.tensor(weight) == pytest.approx(torch.tensor(expected), abs=1e-5)
+
+
+def test_the_first_process_writes_artifacts(two):
+    first, second = (found["artifact"] for found in two)
+    assert len(first["built"]) == 2 and first["built"][1] == "alone", "built together once, and once by the first alone"
+    assert len(second["built"]) == 1 and first["rank"] == second["rank"] == "0"
+    assert not second["scratch"], "what the others write is thrown away"
+
+
 @pytest.mark.parametrize("name", processes.LAYOUTS[2])
 def test_a_dry_run_foresees_the_memory_of_a_step(two, name):
     parallel = processes.LAYOUTS[2][name]

@@ -37,7 +37,8 @@ from llama2_lib.model.transformer import ScalarHead, Transformer
 from llama2_lib.text.batching import Movable, Packed, packed
 from llama2_lib.text.chat import render
 from llama2_lib.text.tokenizer import Tokenizer
-from llama2_lib.training import precision, trainer
+from llama2_lib.training import distributed, precision, trainer
+from llama2_lib.training.distributed import ALONE, Layout
 from llama2_lib.training.randomness import own_randomness
 from llama2_lib.world.dialogs import Prompt
 
@@ -255,9 +256,12 @@ class MiniBatch(Movable):
         return int(self.replies.mask_BT.sum())
 
 
-def minibatches(rollouts: Rollouts, size: int, context: int, generator: torch.Generator) -> Iterator[MiniBatch]:
-    """The rollouts once, in random order, `size` replies at a time."""
-    for chosen_B in torch.randperm(len(rollouts.dialogues), generator=generator).split(size):
+def minibatches(rollouts: Rollouts, size: int, context: int, generator: torch.Generator,
+                layout: Layout = ALONE) -> Iterator[MiniBatch]:
+    """The rollouts once, in random order, `size` replies at a time, of which each process takes its part."""
+    require(size % layout.data == 0, f"a minibatch of {size} replies cannot be cut into {layout.data} equal parts")
+    for whole_B in torch.randperm(len(rollouts.dialogues), generator=generator).split(size):
+        chosen_B = whole_B.tensor_split(layout.data)[layout.part]
         replies = laid_out([rollouts.dialogues[b] for b in chosen_B], [rollouts.starts[b] for b in chosen_B], context)
         T = replies.mask_BT.shape[1]
         yield MiniBatch(replies, *(x[chosen_B, :T] for x in (rollouts.logprobs_BT, rollouts.values_BT,
@@ -276,12 +280,14 @@ def ppo_loss(model: ActorCritic, batch: MiniBatch, clip: float, value_weight: fl
 
 
 def learn(model: ActorCritic, optimizer: torch.optim.Optimizer, rollouts: Rollouts, config: PPOConfig, lr: float,
-          generator: torch.Generator, dtype: torch.dtype = torch.float32, step: int = 0) -> dict[str, float]:
+          generator: torch.Generator, dtype: torch.dtype = torch.float32, step: int = 0,
+          layout: Layout = ALONE) -> dict[str, float]:
     """One optimiser step for each minibatch, config.epochs times over; the means of what the steps measured come back."""
     loss = partial(ppo_loss, clip=config.clip, value_weight=config.value_weight, temperature=config.temperature)
-    done = [trainer.update(model, optimizer, [batch], loss, lr=lr, clip_norm=config.optim.clip_norm, dtype=dtype, step=step)
+    done = [trainer.update(model, optimizer, [batch], loss, lr=lr, clip_norm=config.optim.clip_norm, dtype=dtype, step=step,
+                           layout=layout)
             for _ in range(config.epochs)
-            for batch in minibatches(rollouts, config.minibatch, model.policy.config.max_seq_len, generator)]
+            for batch in minibatches(rollouts, config.minibatch, model.policy.config.max_seq_len, generator, layout)]
     return {name: sum(d[name] for d in done) / len(done) for name in done[0]}
 
 
@@ -302,21 +308,25 @@ def train(policy: Transformer, tokenizer: Tokenizer, prompts: Iterator[Prompt], 
     Every config.evaluate_every iterations the policy answers the held-out prompts; when its mean score has not risen for
     config.patience evaluations, training stops. Without held-out prompts it never does, and the policy is the last one.
     `on_iteration(record, rollouts)` may look and add to the record. ValueError if the prompts run out.
+
+    In a group of processes the learning is spread. The weights are gathered whole before each sampling, as in the paper, and
+    every process then samples and scores all replies: dividing them is left out.
     """
-    dtype = precision.choose((runtime or RuntimeConfig()).precision, next(policy.parameters()).device.type).dtype
+    runtime = runtime or RuntimeConfig()
+    dtype = distributed.agreed(precision.choose(runtime.precision, distributed.place(policy).type).dtype)
     reference, history = copy.deepcopy(policy).eval().requires_grad_(False), []
     best = (_held_out_score(policy, tokenizer, held_out, scorer, config, seed), 0, copy.deepcopy(policy.state_dict()))
-    with own_randomness(seed):
-        model = ActorCritic(policy).train()
+    with own_randomness(seed), distributed.worker(actor := ActorCritic(policy).train(), runtime, dtype) as (model, layout):
         optimizer = trainer.make_optimizer(model, config.optim)
         generator = torch.Generator().manual_seed(seed)
-        for i in tqdm(range(config.iterations), desc=title, disable=not title, mininterval=2.0):
+        for i in tqdm(range(config.iterations), desc=title, disable=not title or not distributed.is_main(), mininterval=2.0):
             asked = list(islice(prompts, config.batch))
             require(len(asked) == config.batch, f"iteration {i} found {len(asked)} of its {config.batch} prompts")
-            rollouts = roll_out(model, reference, tokenizer, asked, scorer, config, seed + 7919 * (i + 1), dtype)
+            rollouts = roll_out(actor, reference, tokenizer, asked, scorer, config, seed + 7919 * (i + 1), dtype)
             lr = trainer.lr_at(i, config.optim, config.iterations)
             record = {"iteration": i + 1, **health_of(rollouts), "lr": lr,
-                      **learn(model, optimizer, rollouts, config, lr, generator, dtype, i)}
+                      **learn(model, optimizer, rollouts, config, lr, generator, dtype, i, layout)}
+            distributed.bring_back(actor, model)
             history.append(record)
             if held_out and ((i + 1) % config.evaluate_every == 0 or i + 1 == config.iterations):
                 record["held_out"] = _held_out_score(policy, tokenizer, held_out, scorer, config, seed)
