@@ -145,8 +145,8 @@ def made(folder: Path) -> dict:
         distributed.wait()
 
     for _ in range(2):
-        checkpoint.artifact(folder / "together", "key", build, together=True)
-    checkpoint.artifact(folder / "alone", "key", lambda place: built.append("alone"))
+        checkpoint.artifact(folder / "together", "key", build)
+    checkpoint.artifact(folder / "alone", "key", lambda place: built.append("alone"), alone=True)
     return {"built": built, "rank": (folder / "together" / "rank.txt").read_text(), "scratch": Path(built[0]).exists()}
 
 

@@ -36,7 +36,7 @@ CLEANING = ("cleaning", "dedup", "language", "pii", "quality", "tokenizer")     
 def run(recipe: Recipe, workdir: str | os.PathLike) -> Path:
     """The folder workdir/"corpus", built if it is not there for this recipe's world, vocabulary and seed."""
     key = fingerprint("corpus", recipe.world, recipe.model.vocab_size, recipe.seed, _code())
-    return artifact(Path(workdir) / "corpus", key, lambda folder: build(recipe, folder))
+    return artifact(Path(workdir) / "corpus", key, lambda folder: build(recipe, folder), alone=True)
 
 
 def build(recipe: Recipe, folder: Path) -> None:

@@ -118,7 +118,7 @@ def run(recipe: Recipe, workdir: Path) -> Preferences:
     sources = [workdir / "sft", workdir / "variant"]
     key = checkpoint.fingerprint("preferences", recipe.preferences, ASKED, recipe.world, recipe.seed,
                                  *map(checkpoint.artifact_key, sources))
-    return load(checkpoint.artifact(workdir / "preferences", key, lambda tmp: _collect(recipe, sources, tmp)))
+    return load(checkpoint.artifact(workdir / "preferences", key, lambda tmp: _collect(recipe, sources, tmp), alone=True))
 
 
 def _collect(recipe: Recipe, sources: Sequence[Path], folder: Path) -> None:

@@ -103,7 +103,7 @@ def run(recipe: Recipe, workdir: Path) -> Pretrained:
     corpus = workdir / "corpus"
     key = checkpoint.fingerprint("pretrain", recipe.model, recipe.pretrain, recipe.mixture, recipe.seed,
                                  checkpoint.artifact_key(corpus))
-    folder = checkpoint.artifact(workdir / "pretrain", key, lambda tmp: _train(recipe, corpus, tmp), together=True)
+    folder = checkpoint.artifact(workdir / "pretrain", key, lambda tmp: _train(recipe, corpus, tmp))
     history = checkpoint.read_metrics(folder)
     return Pretrained(folder, checkpoint.load_model(folder), Tokenizer.load(folder / "tokenizer.model"), history)
 

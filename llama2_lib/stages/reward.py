@@ -259,7 +259,7 @@ def run(recipe: Recipe, workdir: Path) -> Rewards:
     """Both reward models, from workdir/sft and workdir/preferences, trained unless workdir/reward holds them."""
     sources = [workdir / "sft", workdir / "preferences"]
     key = checkpoint.fingerprint("reward", recipe.reward, recipe.seed, *map(checkpoint.artifact_key, sources))
-    folder = checkpoint.artifact(workdir / "reward", key, lambda tmp: _train_both(recipe, *sources, tmp), together=True)
+    folder = checkpoint.artifact(workdir / "reward", key, lambda tmp: _train_both(recipe, *sources, tmp))
     history = {side: checkpoint.read_metrics(folder / side) for side in SIDES}
     return Rewards(folder, **load_both(folder), tokenizer=Tokenizer.load(folder / "tokenizer.model"), history=history)
 

@@ -93,7 +93,7 @@ def run(recipe: Recipe, workdir: Path, last: str = VERSIONS[-1]) -> list[Version
                                      recipe.ppo if name == VERSIONS[-1] else None, recipe.seed, ASKED,
                                      *map(checkpoint.artifact_key, sources))
         build = partial(_build, recipe, workdir, versions, name)
-        versions.append(load(checkpoint.artifact(workdir / "rlhf" / name, key, build, together=True)))
+        versions.append(load(checkpoint.artifact(workdir / "rlhf" / name, key, build)))
     return versions
 
 

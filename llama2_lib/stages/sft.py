@@ -96,7 +96,7 @@ def run(recipe: Recipe, workdir: Path, name: str = "sft") -> Tuned:
     base, config = workdir / "pretrain", getattr(recipe, name)
     key = checkpoint.fingerprint(name, config, recipe.world, recipe.seed, checkpoint.artifact_key(base))
     seed = recipe.seed if name == "sft" else recipe.seed + VARIANT_SEED
-    folder = checkpoint.artifact(workdir / name, key, lambda tmp: _tune(recipe, config, seed, base, tmp), together=True)
+    folder = checkpoint.artifact(workdir / name, key, lambda tmp: _tune(recipe, config, seed, base, tmp))
     history = checkpoint.read_metrics(folder)
     return Tuned(folder, checkpoint.load_model(folder), Tokenizer.load(folder / "tokenizer.model"), history)
 

@@ -5,9 +5,9 @@ Everything is safetensors and JSON, never pickle, so that opening a file runs no
 place, its manifest (the sha256 of every file) last, and is then renamed: a folder with a manifest is complete. The newest
 two training states are kept, and a damaged one is passed over for the one before it, with a warning.
 
-Where many processes train together, the first writes artifacts and the others wait; of a training state each writes the
-pieces it holds, and any number of processes goes on from them (`pieces`). All of them see the same folders. The paper does
-not describe its checkpoints.
+Where many processes train together, the first writes the artifacts; of a training state each writes the pieces it holds, and
+any number of processes goes on from them (`pieces`). All of them see the same folders. The paper does not describe its
+checkpoints.
 """
 from __future__ import annotations
 
@@ -128,15 +128,15 @@ def _publish(folder: Path, key: str, partial: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- artifacts
 
-def artifact(folder: str | os.PathLike, key: str, build: Callable[[Path], None], together: bool = False) -> Path:
+def artifact(folder: str | os.PathLike, key: str, build: Callable[[Path], None], alone: bool = False) -> Path:
     """`folder`, holding what build(folder) writes for `key`; built only if it is not there, complete, and of that key.
 
     A folder of another key (its config or inputs changed) or with a damaged file is built again. build writes into an empty
     temporary folder; only its subfolder `state`, for training states, survives a crash, and is dropped when the build
     ends. A lock keeps two runs from building the same artifact: the second waits and finds it done.
 
-    In a group of processes the first builds and the others wait. With `together` all of them build, as a training must, and
-    what the others write is thrown away.
+    In a group of processes all build, as a training must, and what the first writes is kept. With `alone` the first builds
+    and the others wait.
     """
     folder = Path(folder)
     with _locked(folder) if is_main() else contextlib.nullcontext():
@@ -146,7 +146,7 @@ def artifact(folder: str | os.PathLike, key: str, build: Callable[[Path], None],
                 build(partial)
                 shutil.rmtree(partial / "state", ignore_errors=True)
                 _publish(folder, key, partial)
-            elif together:
+            elif not alone:
                 with tempfile.TemporaryDirectory() as scratch:
                     build(Path(scratch))
         wait()
