@@ -158,7 +158,7 @@ def test_show_claim_prints_the_record(places, capsys, monkeypatch):
     capsys.readouterr()
     claims.show_claim("C99")
     said = capsys.readouterr().out
-    assert "REPRODUCED   preset toy, 5 seeds" in said and "gap above 0: 1.02 (" in said and "seed 4" in said
+    assert "REPRODUCED   preset toy, 5 seeds" in said and "gap above 0: 1.020 (1.000 … 1.040)" in said and "seed 4" in said
 
 
 def test_show_claim_refuses_an_unknown_claim():
@@ -202,3 +202,11 @@ def test_the_readmes_table_is_in_step_with_the_ledger():
 def test_the_ledger_is_json_in_one_form():
     text = claims.LEDGER.read_text(encoding="utf-8")
     assert text == json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n"
+
+
+@pytest.mark.parametrize(("mean", "low", "high", "words"), [(0.12345, 0.1, 0.15, "0.123 (0.100 … 0.150)"),
+                                                            (19.71, 7.3, 32.1, "20 (7 … 32)"),
+                                                            (-0.00412, -0.00618, -0.00206, "-0.0041 (-0.0062 … -0.0021)"),
+                                                            (4.0, 4.0, 4.0, "4")])
+def test_a_mean_is_printed_to_two_digits_of_its_interval_s_half_width(mean, low, high, words):
+    assert claims.measured({"mean": mean, "interval": [low, high]}) == words

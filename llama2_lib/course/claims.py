@@ -203,9 +203,12 @@ def number(x: float | None) -> str:
 
 
 def measured(c: Mapping) -> str:
-    """One criterion's mean and interval in words: "0.031 (0.022 … 0.040)"."""
+    """One criterion's mean and interval in words: "0.0310 (0.0215 … 0.0405)", to two digits of the half-width."""
     low, high = c["interval"]
-    return number(c["mean"]) + ("" if low is None or low == high else f" ({number(low)} … {number(high)})")
+    if low is None or low == high:
+        return number(c["mean"])
+    decimals = max(0, 1 - math.floor(math.log10((high - low) / 2)))
+    return f"{c['mean']:.{decimals}f} ({low:.{decimals}f} … {high:.{decimals}f})"
 
 
 def show_claim(claim: str, path: Path = LEDGER) -> None:
