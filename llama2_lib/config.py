@@ -386,8 +386,9 @@ def toy() -> Recipe:
                         bag_from=1),
         distillation=DistillationConfig(prompts=400, epochs=2, batch_size=4, seq_len=384, lessons=100,
                                         optim=OptimConfig(peak_lr=3e-4, warmup_steps=2)),
-        gatt=GAttConfig(dialogues=300, turns=10, cuts=3, epochs=2, batch_size=2, lessons=4_000, lessons_lr=1.5e-3,
-                        lessons_epochs=3, reminders=1_000, optim=OptimConfig(peak_lr=5e-4, warmup_steps=10)),
+        gatt=GAttConfig(dialogues=500, turns=10, cuts=4, epochs=3, batch_size=2, temperature=0.4, lessons=4_000,
+                        lessons_lr=1.5e-3, lessons_epochs=3, reminders=1_000,
+                        optim=OptimConfig(peak_lr=5e-4, warmup_steps=10)),
     )
 
 
