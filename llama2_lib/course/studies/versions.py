@@ -115,7 +115,8 @@ def ppo_on_the_learned_reward(seed: int, preset: str) -> Mapping[str, float]:
 
 
 @study("B09", place="the course",
-       sentence="The same from the first checkpoint of rejection sampling, V1, on the rewards of that moment.",
+       sentence="The same from the first checkpoint of rejection sampling, V1, on the rewards of that moment, over eighty "
+                "iterations.",
        criteria=(Criterion("gold_gain", "above", 0.06, "gold after minus before"),
                  Criterion("helpful_gain", "above", 0.0, "gold on harmless prompts, after minus before"),
                  Criterion("safe_gain", "above", 0.0, "gold on unsafe prompts, after minus before"),
@@ -126,7 +127,7 @@ def ppo_from_the_first_checkpoint(seed: int, preset: str) -> Mapping[str, float]
     from llama2_lib.stages.rlhf import scorer
     recipe, world, versions = rlhf_bench(seed, preset)
     v = versions[1]
-    return ppo_study(v.policy, v.tokenizer, world, scorer(v.rewards, recipe.runtime), recipe)
+    return ppo_study(v.policy, v.tokenizer, world, scorer(v.rewards, recipe.runtime), recipe, iterations=80)
 
 
 @study("C19", place="section 3.2.3",
