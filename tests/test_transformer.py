@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
 import pytest
 import torch
@@ -109,11 +108,9 @@ def test_bf16_agrees_with_fp32(model, tokens_BT):
 @pytest.mark.parametrize("name, count", [("7b", 6_738_415_616), ("13b", 13_015_864_320), ("34b", 33_743_970_304),
                                          ("70b", 68_976_648_192)])
 def test_published_parameter_counts_on_the_meta_device(name, count):
-    start = time.perf_counter()
     with torch.device("meta"):
         big = Transformer(preset("llama2_" + name).model)
     assert sum(weight.numel() for weight in big.parameters()) == count
-    assert time.perf_counter() - start < 1
 
 
 def test_parameter_names_are_metas(model):
