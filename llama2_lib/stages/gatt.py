@@ -4,7 +4,8 @@
     learn:   L = −mean log p(a_n | c + u_1, a_1, …, u_n)       c on the first turn alone; earlier turns have no loss
 
 What a model does while it is reminded all the time, it learns to do after one reminder: context distillation over turns.
-The earlier answers get no loss since they were written with the instruction beside them, which is gone. Instructions are
+The earlier answers get no loss since they were written with the instruction beside them, which is gone. (To a causal model a
+loss on all answers is the sum of the losses of all cuts: the mask chooses which of them are learned.) Instructions are
 rules of the world (its hobbies, languages and public figures), alone or two in one; the animals to act come from lists that
 the model writes itself. In half of the examples the instruction is in few words: "Act as a cow." → "Figure: cow."
 
