@@ -19,15 +19,18 @@ from llama2_lib.config import ParallelConfig, Recipe, override
 from llama2_lib.config import preset as recipe_of
 from llama2_lib.model.generation import generate
 from llama2_lib.model.replies import as_dialog
+from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages import sft
 from llama2_lib.text.chat import render
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint, distributed
 from llama2_lib.training.launch import together
+from llama2_lib.training.pieces import region
 from llama2_lib.world import dialogs
 from llama2_lib.world.facts import world_for
 
 ROWS = 4                       # of a batch: each of four processes has one
+PACKED = 12                    # demonstrations for each row: more than fit
 STEPS = 50
 NEW_TOKENS = 24
 NEVER = -1                     # an end token that no model writes: every reply has the same length
@@ -64,42 +67,43 @@ def seeded(preset: str, seed: int, parallel: dict) -> Recipe:
 
 # ---------------------------------------------------------------------------------------------------------------- training
 
-def train(preset: str, seed: int, folder: str, parallel: dict, steps: int) -> list[float]:
-    """The losses of `steps` steps of fine-tuning the base model in folder/pretrain, spread as `parallel` says."""
-    recipe = seeded(preset, seed, parallel)
-    base = Path(folder) / "pretrain"
+def train(preset: str, seed: int, folder: str, parallels: list[dict], steps: int) -> list[dict]:
+    """For each layout: the "losses" of `steps` steps of fine-tuning the base model in folder/pretrain, and what this process
+    "held" of it: where its part of each matrix begins and ends along each axis."""
+    recipes = [seeded(preset, seed, parallel) for parallel in parallels]
+    return [{"losses": _tuned(recipe, Path(folder), steps), "held": _held(recipe)} for recipe in recipes]
+
+
+def _tuned(recipe: Recipe, folder: Path, steps: int) -> list[float]:
+    base = folder / "pretrain"
     model, tokenizer = checkpoint.load_model(base), Tokenizer.load(base / "tokenizer.model")
-    config = replace(recipe.sft, demonstrations=12 * ROWS * steps, batch_size=ROWS, epochs=1)
-    shown = sft.demonstrations(world_for(recipe.world), config, seed)
-    history = sft.tune(model, tokenizer, shown, config, recipe, steps=steps)
-    return [record["loss"] for record in history]
+    config = replace(recipe.sft, demonstrations=PACKED * ROWS * steps, batch_size=ROWS, epochs=1)
+    shown = sft.demonstrations(world_for(recipe.world), config, recipe.seed)
+    return [record["loss"] for record in sft.tune(model, tokenizer, shown, config, recipe, steps=steps)]
 
 
-def losses(recipe: Recipe, folder: Path, layouts: dict[str, tuple[int, dict]], steps: int = STEPS) -> dict[str, list[float]]:
-    """The losses of one process, "1", and of each layout, of the same run."""
-    found = {}
-    for name, (processes, parallel) in {"1": (1, {}), **layouts}.items():
-        found[name], *others = together(processes, train, recipe.name, recipe.seed, str(folder), parallel, steps)
-        if any(other != found[name] for other in others):
-            raise RuntimeError(f"{name}: the processes report different losses")
-    return found
-
-
-def apart(found: dict[str, list[float]]) -> tuple[float, float]:
-    """(at the first step, at any step): the largest difference of a layout's loss from that of one process."""
-    gaps = [[abs(a - b) for a, b in zip(run, found["1"], strict=True)] for run in found.values()]
-    return max(gap[0] for gap in gaps), max(map(max, gaps))
-
-
-# ------------------------------------------------------------------------------------------------------------ who has what
-
-def held(preset: str, seed: int, parallel: dict) -> dict[str, list[list[int]]]:
-    """For each matrix of the preset's model, where the part that this process holds begins and ends along each axis."""
-    from llama2_lib.model.transformer import Transformer
-    from llama2_lib.training.pieces import region
-    recipe = seeded(preset, seed, parallel)
+def _held(recipe: Recipe) -> dict[str, list[list[int]]]:
     with distributed.worker(Transformer(recipe.model), recipe.runtime, torch.float32) as (worker, _):
         return {name: [[s.start, s.stop] for s in region(p)] for name, p in worker.named_parameters()}
+
+
+def runs(recipe: Recipe, folder: Path, layouts: dict[str, tuple[int, dict]], steps: int = STEPS) -> dict[str, list[dict]]:
+    """What `train` gave on each process, in order of rank, for one process, "1", and for each layout."""
+    layouts = {"1": (1, {}), **layouts}
+    found = {}
+    for processes in sorted({n for n, _ in layouts.values()}):
+        names = [name for name, (n, _) in layouts.items() if n == processes]
+        by_rank = together(processes, train, recipe.name, recipe.seed, str(folder), [layouts[n][1] for n in names], steps)
+        found |= {name: [of_rank[i] for of_rank in by_rank] for i, name in enumerate(names)}
+    return {name: found[name] for name in layouts}
+
+
+def gaps(found: dict[str, list[dict]]) -> dict[str, list[float]]:
+    """How far the loss of each layout is from that of one process, step by step; of its processes the furthest."""
+    (alone,) = found["1"]
+    return {name: [max(abs(loss - want) for loss in step)
+                   for *step, want in zip(*(of_rank["losses"] for of_rank in by_rank), alone["losses"], strict=True)]
+            for name, by_rank in found.items() if name != "1"}
 
 
 # --------------------------------------------------------------------------------------------------------------- sampling
@@ -145,10 +149,9 @@ def sampling(recipe: Recipe, folder: Path, processes: int = 2, count: int = 4) -
 
 def equality_study(recipe: Recipe, folder: Path) -> dict[str, float]:
     """How far the losses of each layout are from those of one process, at the first step and at any."""
-    found = losses(recipe, folder, LAYOUTS)
-    first, any_step = apart(found)
-    return {"first_step": first, "any_step": any_step,
-            **{f"any_step_{name}": apart({"1": found["1"], name: found[name]})[1] for name in LAYOUTS}}
+    found = gaps(runs(recipe, folder, LAYOUTS))
+    return {"first_step": max(gap[0] for gap in found.values()), "any_step": max(map(max, found.values())),
+            **{f"any_step_{name}": max(gap) for name, gap in found.items()}}
 
 
 def sampling_study(recipe: Recipe, folder: Path) -> dict[str, float]:
