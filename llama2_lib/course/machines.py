@@ -71,7 +71,7 @@ def memory_bars(measured: Mapping[str, tuple[Recipe, Memory]], measured_gpus: in
     ax.axvline(card, color=GREY, linewidth=1.2, linestyle="--")
     ax.set(yticks=range(len(measured)), yticklabels=list(measured), ylim=(len(measured) - 0.5, -0.5), xlabel="GiB a GPU",
            xlim=(0, max(1.5 * card, 1.05 * ax.get_xlim()[1])), title=f"{gpus:,} GPUs")
-    ax.legend(fontsize=8, ncols=4, loc="lower right")
+    ax.legend(fontsize=8, ncols=4, loc="upper right")
     return fig
 
 
