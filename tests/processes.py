@@ -1,10 +1,8 @@
-"""What test_distributed.py has processes do: python processes.py FOLDER RANK WORLD, each leaving what it found in FOLDER."""
+"""What test_distributed.py has two and four processes do; what each finds goes back as JSON."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -184,7 +182,8 @@ def names(path: Path) -> list[str]:
         return list(file.keys())
 
 
-def scenarios(folder: Path, world: int) -> dict:
+def scenarios(place: str) -> dict:
+    folder, world = Path(place), distributed.world_size()
     found = {f"train {name}": train(parallel) for name, parallel in LAYOUTS[world].items()}
     if world == 2:
         found |= {f"one-sided {name}": one_sided(parallel) for name, parallel in LAYOUTS[2].items()}
@@ -205,17 +204,3 @@ def scenarios(folder: Path, world: int) -> dict:
     for name in ("fsdp", "tensor"):
         found[f"resume {name}"] = train(LAYOUTS[2][name], folder / f"{name} at {world}")
     return found
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    folder, number, world = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-    os.environ |= {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1"}
-    distributed.start()
-    found = scenarios(folder, int(world))
-    (folder / f"{world} {number}.json").write_text(json.dumps(found))
-    distributed.stop()
-
-
-if __name__ == "__main__":
-    main()
