@@ -81,6 +81,11 @@ def train(parallel: ParallelConfig = WHOLE, folder: Path | None = None, stop_aft
             "tokens": [r["tokens"] for r in history], "weights": {n: p.tolist() for n, p in trained.named_parameters()}}
 
 
+def train_in_bf16(parallel: ParallelConfig = WHOLE) -> list[float]:
+    how = RuntimeConfig(precision="bfloat16", parallel=parallel)
+    return [r["loss"] for r in trainer.fit(model(), loader(), sft_loss, OPTIM, STEPS, runtime=how, seed=3)]
+
+
 def one_sided(parallel: ParallelConfig = WHOLE) -> dict:
     """One update on four rows of which only the last two have labels: with two processes the first has none."""
     (whole,) = [next(loader())]
@@ -188,6 +193,7 @@ def scenarios(place: str) -> dict:
     if world == 2:
         found |= {f"one-sided {name}": one_sided(parallel) for name, parallel in LAYOUTS[2].items()}
         found |= {f"bytes {name}": measured(parallel) for name, parallel in LAYOUTS[2].items()}
+        found |= {f"bf16 {name}": train_in_bf16(parallel) for name, parallel in LAYOUTS[2].items()}
         found["indivisible batch"] = refused(WHOLE, batch_size=3)
         found["indivisible heads"] = refused(ParallelConfig(tensor=2), replace(CONFIG, n_kv_heads=1))
         found["indivisible processes"] = refused(ParallelConfig(tensor=3))

@@ -56,6 +56,14 @@ def test_two_processes_train_as_one_does(two, one, name):
     assert two[0][f"train {name}"] == two[1][f"train {name}"], "the processes have drifted apart"
 
 
+@pytest.mark.parametrize("name", processes.LAYOUTS[2])
+def test_bf16_differs_from_float32_by_its_rounding_alone(two, one, name):
+    """With FSDP the residual stream is bf16 as well: what may differ is the last of bf16's eight bits, relative."""
+    found = two[0][f"bf16 {name}"]
+    assert found != one["losses"], "bf16 was not used"
+    assert found == pytest.approx(one["losses"], rel=2**-8)
+
+
 @pytest.mark.parametrize("name", processes.LAYOUTS[4])
 def test_four_processes_on_two_axes_train_as_one_does(four, one, name):
     close(four[0][f"train {name}"], one, name)
