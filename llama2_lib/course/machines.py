@@ -1,13 +1,16 @@
 """Pictures of notebook 13 whose code teaches nothing; the numbers all come from its caller."""
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from llama2_lib.config import Recipe, preset
-from llama2_lib.course.plots import AMBER, COLOURS, GREY, NAVY, SKY, TEAL, VERMILION, figure
+from llama2_lib.course import ROOT
+from llama2_lib.course.plots import AMBER, COLOURS, GREY, NAVY, SKY, TEAL, VERMILION, figure, table
 from llama2_lib.training import accounting, plan
 from llama2_lib.training.plan import GIB, Cluster, Memory
 
@@ -86,3 +89,21 @@ def paper_hours() -> list[list[str]]:
     return rows
 
 
+def gpu_record(path: Path = ROOT / "data" / "gpu.json") -> None:
+    """Print what benchmarks/gpu.py measured, if it ever ran: training by size, then one row of generation."""
+    if not path.exists():
+        print("no GPU has been measured yet: `python benchmarks/gpu.py` on a machine that has one")
+        return
+    record = json.loads(path.read_text(encoding="utf-8"))
+    print(f"{record['card']}, torch {record['torch']}: " + ", ".join(f"{k} {v:,.0f}" for k, v in record["ceilings"].items()))
+    table([[name, f"{r['tokens_per_second']:,.0f}", f"{r['tflops']:.0f}", _share(r["mfu"]), _share(r["of_matmul"])]
+           for name, r in record.get("train", {}).items() if "missing" not in r],
+          ["training", "tokens/s", "TFLOP/s", "of the peak (MFU)", "of its own matmul"])
+    table([[name, f"{max(b['tokens_per_second'] for b in r['batches']):,.0f}",
+            f"{r['one_row_graph']['tokens_per_second']:.0f}", _share(r["one_row_graph"]["of_bandwidth"])]
+           for name, r in record.get("generate", {}).items()],
+          ["generation", "tokens/s, best batch", "tokens/s, one row", "of its own bandwidth"])
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
