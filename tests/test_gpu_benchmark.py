@@ -1,5 +1,7 @@
 """The arithmetic of benchmarks/gpu.py by hand, its steps on a CPU against the library, and what it says without a GPU."""
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -78,6 +80,14 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path, capsys, monkeypat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main(["--out", str(tmp_path / "gpu.json")]) == 1
     assert "no GPU" in capsys.readouterr().err and not (tmp_path / "gpu.json").exists()
+
+
+def test_it_needs_torch_and_numpy_alone():
+    """A rented GPU comes with those: the course's other packages are hidden here, and its GPU with them."""
+    hidden = ("safetensors", "tqdm", "filelock", "sentencepiece", "matplotlib", "psutil", "datasketch", "IPython")
+    run = f"runpy.run_path({gpu.__file__!r}, run_name='x')"
+    code = f"import runpy, sys; sys.modules.update(dict.fromkeys({hidden!r})); {run}"
+    subprocess.run([sys.executable, "-I", "-c", code], check=True)
 
 
 def test_the_record_is_written_part_by_part(tmp_path, monkeypatch):
