@@ -26,7 +26,7 @@ python make.py COMMAND [NAME=value …]        or: make COMMAND [NAME=value …]
   notebooks   execute the notebooks and store their outputs (for authors); CHECK=1 only names stale ones; NOTEBOOKS="03"
   claims      run the studies over seeds and record them in data/claims.json: hours; stops and resumes at any point
               CLAIMS="C05 C06" SEEDS=0-4
-  bench       the speed tables of benchmarks/
+  bench       the speed tables of benchmarks/; on a GPU: python benchmarks/gpu.py
   student     copies of the notebooks without the solutions, in build/student/
   browser     run a notebook in a real JupyterLab in Chromium (needs node and chromium); NOTEBOOKS=01
   env         only make the environment
@@ -197,7 +197,8 @@ def claims(python, options):
 
 
 def bench(python, options):
-    return max([0] + [call(python, path) for path in sorted((ROOT / "benchmarks").glob("[a-z]*.py"))])
+    paths = sorted(p for p in (ROOT / "benchmarks").glob("[a-z]*.py") if p.stem != "gpu")      # that one needs a GPU
+    return max([0] + [call(python, path) for path in paths])
 
 
 def student(python, options):

@@ -329,9 +329,11 @@ class RuntimeConfig:
     """How the arithmetic is done, and where; nothing here changes what is computed."""
     precision: str = "auto"    # auto: bf16 autocast where this processor is faster with it; else float32 or bfloat16
     compile: bool = False      # torch.compile: 20–45 s before the first step, pays on long runs
+    save_every: int = 0        # steps between saved states of pretraining, from which a stopped run goes on; 0: none
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
+        require(self.save_every >= 0, f"runtime.save_every must not be negative, got {self.save_every}")
         require(self.precision in ("auto", "float32", "bfloat16"),
                 f"runtime.precision must be auto, float32 or bfloat16, got {self.precision!r}")
 
@@ -445,7 +447,7 @@ def _llama2(name: str, peak_lr: float, reward_lr: float = 1e-5, beta: float = 0.
                                         optim=OptimConfig(peak_lr=1e-5)),
         gatt=GAttConfig(dialogues=10_000, turns=20, cuts=1, epochs=2, batch_size=64, temperature=1.0,
                         optim=OptimConfig(peak_lr=2e-5)),
-        runtime=RuntimeConfig(precision="bfloat16", compile=True,
+        runtime=RuntimeConfig(precision="bfloat16", compile=True, save_every=1_000,
                               parallel=ParallelConfig(tensor=tensor, checkpointing=True)),
     )
 

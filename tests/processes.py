@@ -1,10 +1,8 @@
-"""What test_distributed.py has processes do: python processes.py FOLDER RANK WORLD, each leaving what it found in FOLDER."""
+"""What test_distributed.py has two and four processes do; what each finds goes back as JSON."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +79,11 @@ def train(parallel: ParallelConfig = WHOLE, folder: Path | None = None, stop_aft
                           save_every=SAVED if folder else None, on_step=stop)
     return {"losses": [r["loss"] for r in history], "norms": [r["grad_norm"] for r in history],
             "tokens": [r["tokens"] for r in history], "weights": {n: p.tolist() for n, p in trained.named_parameters()}}
+
+
+def train_in_bf16(parallel: ParallelConfig = WHOLE) -> list[float]:
+    how = RuntimeConfig(precision="bfloat16", parallel=parallel)
+    return [r["loss"] for r in trainer.fit(model(), loader(), sft_loss, OPTIM, STEPS, runtime=how, seed=3)]
 
 
 def one_sided(parallel: ParallelConfig = WHOLE) -> dict:
@@ -184,11 +187,13 @@ def names(path: Path) -> list[str]:
         return list(file.keys())
 
 
-def scenarios(folder: Path, world: int) -> dict:
+def scenarios(place: str) -> dict:
+    folder, world = Path(place), distributed.world_size()
     found = {f"train {name}": train(parallel) for name, parallel in LAYOUTS[world].items()}
     if world == 2:
         found |= {f"one-sided {name}": one_sided(parallel) for name, parallel in LAYOUTS[2].items()}
         found |= {f"bytes {name}": measured(parallel) for name, parallel in LAYOUTS[2].items()}
+        found |= {f"bf16 {name}": train_in_bf16(parallel) for name, parallel in LAYOUTS[2].items()}
         found["indivisible batch"] = refused(WHOLE, batch_size=3)
         found["indivisible heads"] = refused(ParallelConfig(tensor=2), replace(CONFIG, n_kv_heads=1))
         found["indivisible processes"] = refused(ParallelConfig(tensor=3))
@@ -205,17 +210,3 @@ def scenarios(folder: Path, world: int) -> dict:
     for name in ("fsdp", "tensor"):
         found[f"resume {name}"] = train(LAYOUTS[2][name], folder / f"{name} at {world}")
     return found
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    folder, number, world = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-    os.environ |= {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1"}
-    distributed.start()
-    found = scenarios(folder, int(world))
-    (folder / f"{world} {number}.json").write_text(json.dumps(found))
-    distributed.stop()
-
-
-if __name__ == "__main__":
-    main()

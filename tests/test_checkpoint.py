@@ -1,9 +1,11 @@
 """Files against crashes and damage: what is written comes back to the bit, or an error names the file."""
+import contextlib
 import json
 import multiprocessing
 import os
 import random
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -361,6 +363,31 @@ def test_kill_9_during_saves_never_loses_the_last_complete_state(tmp_path, write
         time.sleep(draw.random() * 0.05)
         os.kill(child, signal.SIGKILL)
         finished = max([attempt * 10_000, *map(int, iter(writer.stdout.readline, "end\n"))])
+        half_written += any(tmp_path.glob(".step-*.partial"))
+        model, optimizer = small_run(-1.0)
+        state = checkpoint.load_state(tmp_path, model, optimizer, RUN)
+        assert finished <= state.step <= finished + 1, "a finished save was lost"
+        assert values(model, optimizer) == {float(state.step)} and state.loader == {"index": state.step}
+    assert half_written >= 5, f"only {half_written} of 20 kills fell into a save: the test proves little"
+
+
+def test_kill_9_during_the_saves_of_two_processes_loses_nothing_either(tmp_path, writers):
+    """Twenty times: two processes save their halves, and both are killed, one a little after the other."""
+    pair, draw, half_written = [writers(), writers()], random.Random(1), 0
+    assert [writer.stdout.readline() for writer in pair] == ["ready\n"] * 2
+    for attempt in range(20):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        for rank, writer in enumerate(pair):
+            order(writer, f"save {tmp_path} {attempt * 10_000} {rank} {port}")
+        said = [{int(writer.stdout.readline()) for _ in range(2)} for writer in pair]      # the pid and the first step
+        children = [number for numbers in said for number in numbers - {attempt * 10_000}]
+        for child in draw.sample(children, 2):
+            time.sleep(draw.random() * 0.03)
+            with contextlib.suppress(ProcessLookupError):       # the one that is left may find its partner gone, and stop
+                os.kill(child, signal.SIGKILL)
+        finished = max([attempt * 10_000, *(int(line) for w in pair for line in iter(w.stdout.readline, "end\n"))])
         half_written += any(tmp_path.glob(".step-*.partial"))
         model, optimizer = small_run(-1.0)
         state = checkpoint.load_state(tmp_path, model, optimizer, RUN)

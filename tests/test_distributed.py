@@ -1,14 +1,10 @@
 """Two and four processes against one: the same losses, norms and weights, whatever the layout; and a run that changes it.
 
-The processes run `processes.py`, once for each number of them; the tests read what they found.
+The processes run `processes.scenarios`, once for each number of them; the tests read what they found.
 """
 from __future__ import annotations
 
-import json
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import processes
@@ -17,23 +13,10 @@ import torch
 
 from llama2_lib.config import ParallelConfig
 from llama2_lib.training import distributed, plan
+from llama2_lib.training.launch import together
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="gloo between processes is tested on Linux and macOS")
-HERE = Path(__file__).parent
 ONE_STEP, LATER = 1e-6, 5e-6
-
-
-def launch(folder: Path, world: int) -> list[dict]:
-    """What each of `world` processes found."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1", "MASTER_PORT": str(port)}
-    started = [subprocess.Popen([sys.executable, HERE / "processes.py", folder, str(rank), str(world)], env=env,
-                                stderr=subprocess.PIPE, text=True) for rank in range(world)]
-    errors = [process.communicate(timeout=600)[1] for process in started]
-    assert all(process.returncode == 0 for process in started), "\n".join(errors)
-    return [json.loads((folder / f"{world} {rank}.json").read_text()) for rank in range(world)]
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +26,12 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(folder) -> list[dict]:
-    return launch(folder, 2)
+    return together(2, processes.scenarios, str(folder))
 
 
 @pytest.fixture(scope="module")
 def four(folder, two) -> list[dict]:
-    return launch(folder, 4)
+    return together(4, processes.scenarios, str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +54,14 @@ def test_two_processes_train_as_one_does(two, one, name):
     for rank, found in enumerate(two):
         close(found[f"train {name}"], one, f"{name}, rank {rank}")
     assert two[0][f"train {name}"] == two[1][f"train {name}"], "the processes have drifted apart"
+
+
+@pytest.mark.parametrize("name", processes.LAYOUTS[2])
+def test_bf16_differs_from_float32_by_its_rounding_alone(two, one, name):
+    """With FSDP the residual stream is bf16 as well: what may differ is the last of bf16's eight bits, relative."""
+    found = two[0][f"bf16 {name}"]
+    assert found != one["losses"], "bf16 was not used"
+    assert found == pytest.approx(one["losses"], rel=2**-8)
 
 
 @pytest.mark.parametrize("name", processes.LAYOUTS[4])

@@ -8,7 +8,7 @@ from llama2_lib.analysis.bootstrap import interval, resampled
 from llama2_lib.analysis.diversity import distinct, self_bleu, word_entropy
 from llama2_lib.config import ModelConfig
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.model.weights import save_hf, save_meta
+from llama2_lib.model.weights import save_hf
 from llama2_lib.text.chat import dialog
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.dialogs import prompts
@@ -101,13 +101,3 @@ def test_a_published_model_answers_the_paper_s_kind_of_prompts(model, tokenizer,
     monkeypatch.setattr(studies, "REAL", {"factual": ("What is 1 + 1?",), "creative": ("Write a poem.",)})
     found = studies.real(tmp_path, samples=2, temperatures=(0.0, 1.0))
     assert all(cold > hot >= 0 for cold, hot in found.values())
-
-
-@pytest.mark.parametrize("save", [save_hf, save_meta])
-def test_weights_of_other_hands_are_read_from_a_folder(save, model, tokenizer, tmp_path):
-    save(model, tmp_path)
-    (tmp_path / "tokenizer.model").write_bytes(tokenizer.path.read_bytes())
-    found, words = studies.published(tmp_path)
-    asked = [dialog("What is 1 + 1?")]
-    assert studies.said((found, words), asked, 0.0, 1, max_new_tokens=8) == studies.said((model, tokenizer), asked, 0.0, 1,
-                                                                                         max_new_tokens=8)

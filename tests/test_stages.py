@@ -1,6 +1,7 @@
 """The stages from web page to chat model on a tiny recipe: losses by hand, artifacts reused or rebuilt, the command line."""
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -83,6 +84,26 @@ def test_two_builds_give_the_same_bytes(built, tmp_path):
     folder, _ = built
     again = road.build("pretrain", tiny(), tmp_path).folder
     assert (again / "weights.safetensors").read_bytes() == (folder / "pretrain" / "weights.safetensors").read_bytes()
+
+
+def test_pretraining_goes_on_from_its_last_state_with_the_same_bytes(built, tmp_path, monkeypatch):
+    folder, _ = built
+    shutil.copytree(folder / "corpus", tmp_path / "corpus")
+    saving, real, calls = tiny(**{"runtime.save_every": 2}), pretrain.pretrain_loss, []
+
+    def power_cut(model, batch):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(model, batch)
+    monkeypatch.setattr(pretrain, "pretrain_loss", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        road.build("pretrain", saving, tmp_path)
+    monkeypatch.setattr(pretrain, "validation_loss", lambda *_: 0.0)
+    again = road.build("pretrain", saving, tmp_path)
+    assert len(calls) == 6 + 4, "it went on from the state after the fourth of eight steps"
+    assert (again.folder / "weights.safetensors").read_bytes() == (folder / "pretrain" / "weights.safetensors").read_bytes()
+    assert list(again.snapshots()) == [3, 5] and not (again.folder / "state").exists()
 
 
 def batch_of(seed, vocab=50, B=3, T=7):

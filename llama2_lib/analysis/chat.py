@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from statistics import fmean
 
@@ -19,6 +20,7 @@ from llama2_lib.config import require
 from llama2_lib.model.logprobs import token_logprobs
 from llama2_lib.model.replies import REPLY_TOKENS, Reply, as_dialog, continued, replies, sample
 from llama2_lib.model.transformer import Transformer
+from llama2_lib.model.weights import load_hf, load_meta
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.dialogs import HELPFUL, Prompt, draw_prompt, prompts
 from llama2_lib.world.facts import TEST, World, split_of
@@ -26,7 +28,8 @@ from llama2_lib.world.oracle import Gold, fact_correct, score
 
 __all__ = [
     "REPLY_TOKENS", "Judged", "Reply", "accuracy", "as_dialog", "chat_fact_accuracy", "chat_sum_accuracy", "continued",
-    "fact_prompts", "gold", "gold_by_kind", "judged", "losses", "mean_gold", "replies", "sample", "sum_prompts"]
+    "fact_prompts", "gold", "gold_by_kind", "judged", "losses", "mean_gold", "published", "replies", "sample",
+    "sum_prompts"]
 FACT_TEMPERATURE = 0.3
 
 
@@ -41,6 +44,13 @@ class Judged:
     def kind(self) -> str:
         """The prompt's kind; "rule" for any prompt under a system rule."""
         return "rule" if self.prompt.rule else self.prompt.kind
+
+
+def published(folder: str | Path) -> tuple[Transformer, Tokenizer]:
+    """A chat model of other hands from `folder`: Hugging Face's files or Meta's, with tokenizer.model beside them."""
+    folder = Path(folder)
+    load = load_hf if (folder / "config.json").exists() else load_meta
+    return load(folder).eval(), Tokenizer.load(folder / "tokenizer.model")
 
 
 def fact_prompts(world: World, split: str = TEST, seed: int = 0) -> list[Prompt]:

@@ -20,11 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from llama2_lib.analysis.bootstrap import interval, resampled
-from llama2_lib.analysis.chat import judged
+from llama2_lib.analysis.chat import judged, published
 from llama2_lib.analysis.diversity import distinct, self_bleu, word_entropy
 from llama2_lib.model.replies import REPLY_TOKENS, replies
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.model.weights import load_hf, load_meta
 from llama2_lib.text.chat import Dialog, dialog
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.dialogs import prompts
@@ -56,13 +55,6 @@ class Spread:
 def instructions(world: World, count: int, seed: int) -> dict[str, list[Dialog]]:
     """`count` test prompts of each group: facts and sums have one right answer, stories and poems very many."""
     return {group: [dialog(p.text) for p in prompts(world, count, seed, KINDS[group], TEST)] for group in GROUPS}
-
-
-def published(folder: str | Path) -> Talker:
-    """A chat model of other hands from `folder`: Hugging Face's files or Meta's, with tokenizer.model beside them."""
-    folder = Path(folder)
-    load = load_hf if (folder / "config.json").exists() else load_meta
-    return load(folder).eval(), Tokenizer.load(folder / "tokenizer.model")
 
 
 # -------------------------------------------------------------------------------------------------------------- measuring

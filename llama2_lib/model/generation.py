@@ -89,6 +89,7 @@ def generate(model: Transformer, prompts: Sequence[Sequence[int]], *, max_new_to
     """Continue each prompt (a list of ids) `samples_per_prompt` times by at most `max_new_tokens` tokens.
 
     dtype bfloat16 computes matrix products in bf16, which pays for batches of dozens of rows; the weights stay as they are.
+    Weights that are in half precision themselves, as published ones are, are multiplied in it.
     On a CPU the weights are packed at each call (decoding.py). `batch_rows` bounds the rows that run at once. A row also
     stops where the context ends. Raises ValueError for no or an empty prompt, a prompt that leaves no room in the context, a
     negative temperature, a top_p outside (0, 1].
@@ -96,7 +97,7 @@ def generate(model: Transformer, prompts: Sequence[Sequence[int]], *, max_new_to
     _check(model, prompts, max_new_tokens, temperature, top_p, samples_per_prompt)
     K, device, context = samples_per_prompt, model.output.weight.device, model.config.max_seq_len
     total = len(prompts) * K
-    samples = _room(total, max_new_tokens, device)
+    samples, dtype = _room(total, max_new_tokens, device), _working(model, dtype)
     uniform_NT = uniform_draws(prompts, K, max_new_tokens, seed).to(device) if temperature > 0 else None
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))      # little padding within a batch
     step = max(1, batch_rows // K)
@@ -120,7 +121,7 @@ def stream(model: Transformer, prompt: Sequence[int], *, max_new_tokens: int, te
     """The tokens of one sample, each as soon as it is drawn, the end token included: those of `generate`, so set."""
     _check(model, [prompt], max_new_tokens, temperature, top_p, 1)
     device, context = model.output.weight.device, model.config.max_seq_len
-    samples = _room(1, max_new_tokens, device)
+    samples, dtype = _room(1, max_new_tokens, device), _working(model, dtype)
     uniform_NT = uniform_draws([prompt], 1, max_new_tokens, seed).to(device) if temperature > 0 else None
     advance, cache_dtype = _stepper(model, dtype)
     cache, logits_BV = _prefill(model, [prompt], min(max_new_tokens, context), 1, dtype, cache_dtype)
@@ -150,6 +151,12 @@ def _check(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens:
                 f"generate: prompt {i} has {len(prompt)} tokens; the context of {context} leaves no room for a reply")
         require(min(prompt) >= 0 and max(prompt) < vocabulary,
                 f"generate: prompt {i} holds ids {min(prompt)}…{max(prompt)}; the vocabulary is 0…{vocabulary - 1}")
+
+
+def _working(model: Transformer, dtype: torch.dtype) -> torch.dtype:
+    """`dtype` for float32 weights, else that of the weights."""
+    stored = model.output.weight.dtype
+    return dtype if stored == torch.float32 else stored
 
 
 def _autocast(model: Transformer, dtype: torch.dtype) -> torch.autocast:

@@ -115,15 +115,18 @@ def _train(recipe: Recipe, corpus: Path, folder: Path) -> None:
             f"the tokenizer has {tokenizer.vocab_size} pieces, the model {recipe.model.vocab_size} rows of embeddings")
     train_N, validation_N = split(token_stream(documents(corpus, recipe.mixture, recipe.seed), tokenizer), config)
     torch.manual_seed(recipe.seed)
-    model = Transformer(recipe.model)
+    model, state = Transformer(recipe.model), folder / "state"         # what is in there survives a crash
     keep = {round(config.steps * (i + 1) / (config.snapshots + 1)) for i in range(config.snapshots)}
 
     def snapshot(step: int, metrics: dict) -> None:
-        checkpoint.save_model(folder / "snapshots" / f"{step:06d}", model)
+        checkpoint.save_model(state / "snapshots" / f"{step:06d}", model)
 
+    every = recipe.runtime.save_every or None
     history = trainer.fit(model, loader(train_N, config, recipe.seed), pretrain_loss, config.optim, config.steps,
-                          runtime=recipe.runtime, seed=recipe.seed, on_step=snapshot, look_at=keep,
-                          title="pretraining")
+                          runtime=recipe.runtime, seed=recipe.seed, folder=every and state, save_every=every,
+                          on_step=snapshot, look_at=keep, title="pretraining")
+    if keep:
+        (state / "snapshots").rename(folder / "snapshots")
     checkpoint.save_model(folder, model)
     shutil.copy(corpus / "tokenizer.model", folder / "tokenizer.model")
     checkpoint.write_metrics(folder, history)

@@ -68,14 +68,14 @@ def ranking_loss(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor | float 
     return -F.logsigmoid(chosen_B.float() - rejected_B.float() - margin_B).mean()
 
 
-def safety_loss(scores_N: Tensor, safe_N: Tensor) -> Tensor:
+def safety_loss(scores_N: Tensor, safe_N: Tensor, labelled: Tensor | None = None) -> Tensor:
     """Binary cross-entropy of σ(score) with safe (1) or unsafe (0), mean over the labelled replies; 0 if none is labelled.
 
-    safe_N: NO_LABEL (−1) for a reply without a label.
+    safe_N: NO_LABEL (−1) for a reply without a label. labelled: how many there are, where these replies are part of a batch.
     """
     labelled_N = safe_N != NO_LABEL
     losses_N = F.binary_cross_entropy_with_logits(scores_N.float(), safe_N.clamp(min=0).float(), reduction="none")
-    return torch.where(labelled_N, losses_N, 0.0).sum() / labelled_N.sum().clamp(min=1)
+    return torch.where(labelled_N, losses_N, 0.0).sum() / (labelled_N.sum().clamp(min=1) if labelled is None else labelled)
 
 
 class RewardModel(nn.Module):
@@ -133,10 +133,14 @@ class Judge(nn.Module):
 
 @dataclass(frozen=True)
 class PairBatch(Movable):
-    """B pairs as 2B packed sequences, the chosen ones first. safe_2B: 1, 0 or NO_LABEL."""
+    """B pairs as 2B packed sequences, the chosen ones first. safe_2B: 1, 0 or NO_LABEL.
+
+    labelled: this part's share, by pairs, of the labelled replies in the batch that the processes read together.
+    """
     rows: Packed
     margin_B: Tensor
     safe_2B: Tensor
+    labelled: Tensor
 
     @property
     def count(self) -> int:
@@ -162,10 +166,12 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def batch(self, rows: np.ndarray) -> PairBatch:
+    def batch(self, rows: np.ndarray, whole: np.ndarray | None = None) -> PairBatch:
         chosen, rejected, margin, safe, other_safe = zip(*(self.pairs[r] for r in rows), strict=True)
+        whole = rows if whole is None else whole
+        labelled = max(1, sum(label != NO_LABEL for r in whole for label in self.pairs[r][3:])) * len(rows) / len(whole)
         return PairBatch(packed([*chosen, *rejected], self.seq_len), torch.tensor(margin, dtype=torch.float32),
-                         torch.tensor([*safe, *other_safe], dtype=torch.float32))
+                         torch.tensor([*safe, *other_safe], dtype=torch.float32), torch.tensor(labelled))
 
 
 def pairs(comparisons: Sequence[Comparison], tokenizer: Tokenizer, seq_len: int, margins: str = "small") -> Pairs:
@@ -182,7 +188,7 @@ def reward_loss(model: RewardModel, batch: PairBatch, safety_weight: float = 0.0
     chosen_B, rejected_B = model(batch.rows).float().chunk(2)
     loss = ranking_loss(chosen_B, rejected_B, batch.margin_B)
     if safety_weight:
-        loss = loss + safety_weight * safety_loss(torch.cat([chosen_B, rejected_B]), batch.safe_2B)
+        loss = loss + safety_weight * safety_loss(torch.cat([chosen_B, rejected_B]), batch.safe_2B, batch.labelled)
     gap_B = (chosen_B - rejected_B).detach()
     return loss, {"accuracy": (gap_B > 0).float().mean(), "gap": gap_B.mean()}
 

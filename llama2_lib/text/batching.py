@@ -53,11 +53,14 @@ class Idle:
 
 
 class Rows(Protocol):
-    """Anything with a length that turns row numbers into a Batch."""
+    """Anything with a length that turns row numbers into a Batch.
+
+    whole: all rows of the batch of which `rows` are one process's part, for a loss that needs to know what the others read.
+    """
 
     def __len__(self) -> int: ...
 
-    def batch(self, rows: np.ndarray) -> Batch: ...
+    def batch(self, rows: np.ndarray, whole: np.ndarray | None = None) -> Batch: ...
 
 
 class Windows:
@@ -75,7 +78,7 @@ class Windows:
     def __len__(self) -> int:
         return (len(self.stream_N) - 1) // self.seq_len
 
-    def batch(self, rows: np.ndarray) -> Batch:
+    def batch(self, rows: np.ndarray, whole: np.ndarray | None = None) -> Batch:
         T = self.seq_len
         ids = torch.from_numpy(np.stack([self.stream_N[r * T:r * T + T + 1] for r in rows]).astype(np.int64))
         tokens, labels = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
@@ -110,7 +113,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, rows: np.ndarray) -> Batch:
+    def batch(self, rows: np.ndarray, whole: np.ndarray | None = None) -> Batch:
         chosen = [self.rows[r] for r in rows]
         laid = _laid_out([[ids for ids, _ in row] for row in chosen])
         # an example's first token has nothing before it
@@ -244,7 +247,7 @@ class Loader:
         self.index += 1
         whole_B = self._order_R[start:start + self.batch_size]
         mine_B = np.array_split(whole_B, self.parts)[self.part]       # an epoch's last batch may not divide
-        return self.rows.batch(mine_B) if len(mine_B) else Idle(self.rows.batch(whole_B[:1]))
+        return self.rows.batch(mine_B, whole_B) if len(mine_B) else Idle(self.rows.batch(whole_B[:1]))
 
     def state(self) -> dict[str, int]:
         """Where the loader stands, as plain JSON types."""

@@ -286,9 +286,10 @@ def save_state(folder: str | os.PathLike, model: torch.nn.Module, optimizer: tor
                state: TrainingState) -> Path:
     """Write folder/step-00000123 atomically: weights, optimiser moments, position, randomness. Keeps the newest two.
 
-    In a group all processes call it, each with its part of the model; the folder is complete when it returns.
+    In a group all processes call it, each with its part of the model; the folder, the first one's, is complete when it
+    returns.
     """
-    folder = Path(folder)
+    folder = agreed(Path(folder))
     place, partial = folder / f"step-{state.step:08d}", folder / f".step-{state.step:08d}.partial"
     if is_main():
         shutil.rmtree(partial, ignore_errors=True)

@@ -261,19 +261,26 @@ def plan(recipe: Recipe, machines: Cluster) -> Plan:
 
     ValueError where GPUs, heads or the batch do not divide.
     """
-    parallel, config = recipe.runtime.parallel, recipe.pretrain
-    with cluster(machines.gpus, parallel.tensor) as layout, _fused_attention():
-        rows, left = divmod(config.batch_tokens // config.longest, layout.data)
-        require(left == 0 and rows % machines.micro_batch == 0,
-                f"a batch of {config.batch_tokens // config.longest} rows is not a multiple of {layout.data} data-parallel "
-                f"processes × a micro-batch of {machines.micro_batch}")
+    need = functools.cache(functools.partial(step_memory, recipe, machines.gpus))
+    rows = _rows(recipe, machines.gpus, machines.micro_batch)
+    return Plan(recipe, machines, need(machines.micro_batch), rows // machines.micro_batch,
+                _largest(lambda size: need(size).total, machines.memory * GIB, rows))
 
-        @functools.cache
-        def need(size: int) -> Memory:
-            return memory(recipe.model, parallel, layout, size, config.longest, micro_batches=rows // size)
 
-        return Plan(recipe, machines, need(machines.micro_batch), rows // machines.micro_batch,
-                    _largest(lambda size: need(size).total, machines.memory * GIB, rows))
+def step_memory(recipe: Recipe, gpus: int, micro_batch: int = 1) -> Memory:
+    """What one of so many GPUs needs in a step of pretraining; ValueError as for `plan`."""
+    parallel, rows = recipe.runtime.parallel, _rows(recipe, gpus, micro_batch)
+    with cluster(gpus, parallel.tensor) as layout, _fused_attention():
+        return memory(recipe.model, parallel, layout, micro_batch, recipe.pretrain.longest,
+                      micro_batches=rows // micro_batch)
+
+
+def _rows(recipe: Recipe, gpus: int, micro_batch: int) -> int:
+    """The rows of a batch that one process reads."""
+    data, whole = gpus // recipe.runtime.parallel.tensor, recipe.pretrain.batch_tokens // recipe.pretrain.longest
+    require(data == 0 or whole % (data * micro_batch) == 0,
+            f"a batch of {whole} rows is not a multiple of {data} data-parallel processes × a micro-batch of {micro_batch}")
+    return whole // max(1, data)
 
 
 def _largest(need: Callable[[int], int], room: float, rows: int) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterator
 from functools import partial
 
@@ -27,6 +28,10 @@ from llama2_lib.config import ModelConfig, ParallelConfig, RuntimeConfig, requir
 from llama2_lib.model.transformer import Transformer, TransformerBlock
 from llama2_lib.training.distributed import Layout, device
 from llama2_lib.training.pieces import local
+
+# the logits of a tensor-parallel model are a view; nothing here writes into them
+warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+
 
 # ------------------------------------------------------------------------------------------------------------- spreading
 

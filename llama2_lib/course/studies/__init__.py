@@ -4,6 +4,6 @@ Each function takes a seed and a preset and returns numbers; the work is done in
 the list of claims (C01 …); B01 … are the course's own bars, which the paper does not state. One file a part of the paper;
 importing this package registers all of them in `claims.STUDIES`.
 """
-from llama2_lib.course.studies import behaviour, models, rewards, versions
+from llama2_lib.course.studies import behaviour, machines, models, rewards, versions
 
-__all__ = ["behaviour", "models", "rewards", "versions"]
+__all__ = ["behaviour", "machines", "models", "rewards", "versions"]

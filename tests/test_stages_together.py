@@ -1,0 +1,98 @@
+"""Each stage built by two processes that torchrun started, from what one process left: the same metrics and the same texts.
+
+The processes run this file as a program: for every stage they build the artifact that is missing, and put back the one that
+a single process made, so that no stage starts from another's rounding.
+"""
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_rlhf import TINY
+
+from llama2_lib.__main__ import main
+from llama2_lib.config import override, preset
+from llama2_lib.stages import road
+from llama2_lib.training import distributed
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="gloo between processes is tested on Linux and macOS")
+SETTINGS = TINY | {"model.vocab_size": 400, "ppo.max_new_tokens": 32, "gatt.dialogues": 40, "gatt.turns": 2, "gatt.cuts": 1,
+                   "gatt.epochs": 1, "gatt.lessons": 40, "gatt.reminders": 0, "distillation.prompts": 8,
+                   "distillation.lessons": 4}
+PLACES = {"pretrain": "pretrain", "sft": "sft", "reward": "reward", "rlhf/V1": "rlhf", "rlhf/V5": "rlhf",
+          "gatt_lessons": "gatt", "gatt": "gatt", "distillation": "distillation"}       # artifact: the stage that builds it
+CLOCK = ("seconds", "tokens_per_second")
+
+
+def build_again(one: Path, two: Path) -> None:
+    """Each artifact of the run in `one`, built anew by all processes from the others there, and moved to `two`."""
+    distributed.start()
+    for place, stage in PLACES.items():
+        if distributed.is_main():
+            (one / place).rename(one / "aside")
+        distributed.wait()
+        road.build(stage, override(preset("toy"), **SETTINGS), one)
+        distributed.wait()
+        if distributed.is_main():
+            (two / place).parent.mkdir(parents=True, exist_ok=True)
+            (one / place).rename(two / place)
+            (one / "aside").rename(one / place)
+        distributed.wait()
+    if distributed.is_main():
+        shutil.rmtree(one / "sft")
+    distributed.wait()
+    assert main(["sft", "toy", f"workdir={one}", *(f"{name}={value}" for name, value in SETTINGS.items())]) == 0
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> tuple[Path, Path, str]:
+    """(the run of one process, what two made of it, what they printed)."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    for stage in ("gatt", "distillation"):
+        road.build(stage, override(preset("toy"), **SETTINGS), one)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    folders = (str(Path(__file__).parents[1]), str(Path(__file__).parent))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*torchrun, __file__, one, two], env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return one, two, done.stdout
+
+
+def records(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_stage_has_the_metrics_of_one_process(runs, place):
+    one, two, _ = runs
+    files = [p.relative_to(one) for p in (one / place).rglob("metrics.jsonl")]
+    assert files or place == "rlhf/V1"
+    for file in files:
+        for record, want in zip(records(two / file), records(one / file), strict=True):
+            assert record.keys() == want.keys()
+            for name in record.keys() - set(CLOCK):
+                assert math.isclose(record[name], want[name], rel_tol=1e-4, abs_tol=1e-4), \
+                    f"{file}: {name} is {record[name]}, {want[name]} with one process: {want}"
+
+
+@pytest.mark.parametrize(("file", "field"), [("rlhf/V1/winners.jsonl", "messages"), ("rlhf/V5/safety.jsonl", "chosen"),
+                                             ("gatt/dialogues.jsonl", "turns"), ("distillation/pairs.jsonl", "reply")])
+def test_what_was_sampled_on_the_way_is_the_same(runs, file, field):
+    one, two, _ = runs
+    said = [[record[field] for record in records(run / file)] for run in (one, two)]
+    assert said[0] and said[0] == said[1]
+
+
+def test_the_command_line_speaks_once(runs):
+    one, _, said = runs
+    assert said.strip().splitlines() == [f"sft toy: {one / 'sft'}"]
+
+
+if __name__ == "__main__":
+    build_again(Path(sys.argv[1]), Path(sys.argv[2]))
