@@ -154,7 +154,7 @@ def test(python, options):
     """Every check in turn, the failed ones named at the end. One thread a process: two run side by side."""
     one = {"OMP_NUM_THREADS": "1", "LLAMA2_FIGURES": str(ROOT / "build" / "test" / "figures")}
     pytest = ("-m", "pytest", "-q", "-n", "2", "--dist", "loadscope")
-    nbval = ("--nbval", "--nbval-current-env", "--nbval-cell-timeout=600",
+    nbval = ("--nbval", "--nbval-current-env", "--nbval-cell-timeout=1200",
              "--nbval-sanitize-with=tests/nbval_sanitize.cfg")
     notebooks = [p.relative_to(ROOT) for p in chosen(options)]
     lint = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
