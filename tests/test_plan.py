@@ -41,6 +41,13 @@ def test_a_few_layers_foretell_the_rest(parallel):
         assert plan.memory(*args).total == pytest.approx(plan.trace(*args).total, rel=0.02)
 
 
+def test_a_torch_without_fsdp_on_cpus_is_refused_by_name(monkeypatch):
+    monkeypatch.delattr(torch.cpu.Stream, "record_event")
+    with pytest.raises(ValueError, match=r"torch .* has FSDP2 for GPUs alone: .*runtime.parallel.shard=False"):
+        foreseen(ParallelConfig(), gpus=2)
+    assert foreseen(ParallelConfig(shard=False), gpus=2).total > 0
+
+
 def test_the_tracker_sees_what_is_freed():
     with plan.Tracker() as tracker:
         a = torch.zeros(1000)

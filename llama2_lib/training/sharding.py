@@ -47,7 +47,8 @@ def spread(model: nn.Module, runtime: RuntimeConfig, layout: Layout, dtype: torc
 
 def shard(model: nn.Module, parallel: ParallelConfig, layout: Layout, dtype: torch.dtype = torch.float32,
           compile: bool = False) -> None:
-    """Spread `model` in place. ValueError if heads, FFN or vocabulary do not divide over the tensor axis."""
+    """Spread `model` in place. ValueError if heads, FFN or vocabulary do not divide over the tensor axis, and for FSDP2 on
+    CPUs with a torch that cannot do it."""
     blocks = [m for m in model.modules() if isinstance(m, TransformerBlock)]
     if layout.tensor > 1:
         _cut_matrices(model, layout)
@@ -57,6 +58,9 @@ def shard(model: nn.Module, parallel: ParallelConfig, layout: Layout, dtype: tor
         if compile:
             block.compile()
     if parallel.shard and layout.data > 1:
+        require(layout.mesh.device_type != "cpu" or hasattr(torch.cpu.Stream, "record_event"),
+                f"torch {torch.__version__} has FSDP2 for GPUs alone: on CPUs it takes a newer torch, or "
+                "runtime.parallel.shard=False, which keeps whole copies")
         # the tables of RoPE are arguments of a block: cast to bfloat16 they would turn by wrong angles
         policy = MixedPrecisionPolicy(None if dtype == torch.float32 else dtype, torch.float32, cast_forward_inputs=False)
         for part in (*blocks, model):
