@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from llama2_lib.config import ModelConfig, preset
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.training import checkpoint, randomness
 from llama2_lib.training.checkpoint import CorruptFile
+from llama2_lib.training.launch import free_port
 
 sys.path.insert(0, str(Path(__file__).parent))
 from crash_writer import CONFIG, RUN, small_run  # noqa: E402
@@ -352,6 +352,17 @@ def test_another_shape_is_refused_before_anything_changes(tmp_path):
 
 # --------------------------------------------------------------------------------------------------------------- crashes
 
+def nothing_is_lost(folder, first, dead):
+    """Whether the kill fell into a save. The last state that the dead writers finished, or `first`, must load whole."""
+    finished = max([first, *(int(line) for writer in dead for line in iter(writer.stdout.readline, "end\n"))])
+    half_written = any(folder.glob(".step-*.partial"))
+    model, optimizer = small_run(-1.0)
+    state = checkpoint.load_state(folder, model, optimizer, RUN)
+    assert finished <= state.step <= finished + 1, "a finished save was lost"
+    assert values(model, optimizer) == {float(state.step)} and state.loader == {"index": state.step}
+    return half_written
+
+
 def test_kill_9_during_saves_never_loses_the_last_complete_state(tmp_path, writers):
     """Twenty times: a process saves without a pause and is killed after a random time. What it last finished must load."""
     writer, draw, half_written = writers(), random.Random(0), 0
@@ -362,12 +373,7 @@ def test_kill_9_during_saves_never_loses_the_last_complete_state(tmp_path, write
         child = next(n for n in numbers if n != attempt * 10_000)
         time.sleep(draw.random() * 0.05)
         os.kill(child, signal.SIGKILL)
-        finished = max([attempt * 10_000, *map(int, iter(writer.stdout.readline, "end\n"))])
-        half_written += any(tmp_path.glob(".step-*.partial"))
-        model, optimizer = small_run(-1.0)
-        state = checkpoint.load_state(tmp_path, model, optimizer, RUN)
-        assert finished <= state.step <= finished + 1, "a finished save was lost"
-        assert values(model, optimizer) == {float(state.step)} and state.loader == {"index": state.step}
+        half_written += nothing_is_lost(tmp_path, attempt * 10_000, [writer])
     assert half_written >= 5, f"only {half_written} of 20 kills fell into a save: the test proves little"
 
 
@@ -376,9 +382,7 @@ def test_kill_9_during_the_saves_of_two_processes_loses_nothing_either(tmp_path,
     pair, draw, half_written = [writers(), writers()], random.Random(1), 0
     assert [writer.stdout.readline() for writer in pair] == ["ready\n"] * 2
     for attempt in range(20):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         for rank, writer in enumerate(pair):
             order(writer, f"save {tmp_path} {attempt * 10_000} {rank} {port}")
         said = [{int(writer.stdout.readline()) for _ in range(2)} for writer in pair]      # the pid and the first step
@@ -387,12 +391,7 @@ def test_kill_9_during_the_saves_of_two_processes_loses_nothing_either(tmp_path,
             time.sleep(draw.random() * 0.03)
             with contextlib.suppress(ProcessLookupError):       # the one that is left may find its partner gone, and stop
                 os.kill(child, signal.SIGKILL)
-        finished = max([attempt * 10_000, *(int(line) for w in pair for line in iter(w.stdout.readline, "end\n"))])
-        half_written += any(tmp_path.glob(".step-*.partial"))
-        model, optimizer = small_run(-1.0)
-        state = checkpoint.load_state(tmp_path, model, optimizer, RUN)
-        assert finished <= state.step <= finished + 1, "a finished save was lost"
-        assert values(model, optimizer) == {float(state.step)} and state.loader == {"index": state.step}
+        half_written += nothing_is_lost(tmp_path, attempt * 10_000, pair)
     assert half_written >= 5, f"only {half_written} of 20 kills fell into a save: the test proves little"
 
 

@@ -2,8 +2,8 @@
 
 Each disease is a function of the whole history; it fires on a pattern over iterations, never on one number. `gold`, where a
 record has it, is the oracle's mean; without it (as in life) reward hacking is found by its shadows alone: KL, length,
-entropy. Thresholds are ours, set beforehand; no run made sick on purpose has tried them yet. `checkpoint.read_metrics` reads
-the records of a run. Left out: diseases of the data and of the reward.
+entropy. Thresholds are ours, set before the sick runs of `course/lab.py` tried them. `checkpoint.read_metrics` reads the
+records of a run. Left out: diseases of the data and of the reward.
 """
 from __future__ import annotations
 

@@ -82,9 +82,7 @@ def paper_hours() -> list[list[str]]:
     """Rows of Table 2 as arithmetic: size, GPU-hours, what they imply of a GPU, and days on 2,000 of them."""
     rows = []
     for name, (hours, *_) in accounting.TABLE_2.items():
-        recipe = preset(f"llama2_{name.lower()}")
-        flops = recipe.pretrain.tokens * accounting.flops_per_token(recipe.model, recipe.pretrain.longest)
-        reached = flops / hours / 3600 / 1e12
+        reached = plan.pretraining_flops(preset(f"llama2_{name.lower()}")) / hours / 3600 / 1e12
         rows.append([name, f"{hours:,}", f"{reached:.0f}", f"{reached / Cluster().tflops:.0%}", f"{hours / 2000 / 24:.1f}"])
     return rows
 

@@ -60,14 +60,6 @@ def flops_per_token(config: ModelConfig, seq_len: int, training: bool = True, ca
     return (3 if training else 1) * (matmuls + attention_flops_per_token(config, seq_len, causal))
 
 
-def training_memory(config: ModelConfig, weight_bytes: int = 4, gradient_bytes: int = 4,
-                    moment_bytes: int = 4) -> dict[str, int]:
-    """Bytes of weights, gradients and AdamW's two moments; activations come on top. bf16 autocast keeps all in fp32."""
-    count = parameter_count(config)
-    parts = {"weights": count * weight_bytes, "gradients": count * gradient_bytes, "optimizer": 2 * count * moment_bytes}
-    return parts | {"total": sum(parts.values())}
-
-
 def kv_cache_bytes(config: ModelConfig, batch: int, length: int, bytes_per_value: int = 2) -> int:
     """Bytes of the keys and values of `batch` sequences of `length` tokens (Figure 24); bf16 by default."""
     return 2 * config.n_layers * batch * length * config.n_kv_heads * config.head_dim * bytes_per_value

@@ -32,7 +32,7 @@ def together(processes: int, function: Callable[..., Any], *arguments: object) -
     job = [sys.executable, "-m", __name__, function.__module__, function.__name__, json.dumps(arguments)]
     with tempfile.TemporaryDirectory() as folder:
         places = [Path(folder) / str(rank) for rank in range(processes)]
-        port = _free_port()
+        port = free_port()
         started = []
         for rank, place in enumerate(places):
             with place.with_suffix(".log").open("w") as log:
@@ -42,7 +42,8 @@ def together(processes: int, function: Callable[..., Any], *arguments: object) -
         return [json.loads(place.read_text()) for place in places]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]

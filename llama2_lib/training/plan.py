@@ -207,6 +207,11 @@ def memory(config: ModelConfig, parallel: ParallelConfig, layout: Layout, rows: 
 
 # -------------------------------------------------------------------------------------------------------------- the plan
 
+def pretraining_flops(recipe: Recipe) -> float:
+    """Of all the preset's tokens: what the mathematics needs, without what checkpointing computes twice."""
+    return recipe.pretrain.tokens * accounting.flops_per_token(recipe.model, recipe.pretrain.longest)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What the pretraining of a recipe takes on a cluster."""
@@ -222,8 +227,8 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """Of the whole training: what the mathematics needs, without what checkpointing computes twice."""
-        return self.recipe.pretrain.tokens * accounting.flops_per_token(self.recipe.model, self.recipe.pretrain.longest)
+        """Of the whole training."""
+        return pretraining_flops(self.recipe)
 
     @property
     def gpu_hours(self) -> float:
