@@ -43,8 +43,8 @@ TAUGHT = tuple((a, b) for a in range(1, DIGITS + 1) for b in range(1, DIGITS + 1
 INVENTED, INVENTED_TEST = 9_000, 0.2             # facts on countries that stand in no page; the share kept for tests
 READ_SHARE = 0.35                                # of the searches: for facts that the model has read
 FOUNDED = (1_000, 2_000)                         # years of the invented events, from and to
-DEMONSTRATIONS = {"sum": 3_200, "search": 4_400, "dated": 1_600, "without": 1_600}     # each seen once
-RATE = 2.0                                       # of fine-tuning's learning rate: copying digits is new to the model
+DEMONSTRATIONS = {"sum": 6_400, "search": 4_400, "dated": 1_600, "without": 1_600}     # each seen once
+RATE, ROWS = 2.0, 2                              # of fine-tuning's rate, and rows a step: to copy digits takes many steps
 
 
 # ---------------------------------------------------------------------------------------------------------- what is asked
@@ -149,7 +149,8 @@ def demonstrations(world: World, recipe: Recipe, counts: Mapping[str, int] = DEM
 
 def taught(recipe: Recipe, folder: Path) -> Transformer:
     """The chat model of folder/sft after the demonstrations with calls; trained the first time, kept in folder/tools."""
-    config = replace(recipe.sft, epochs=1, optim=replace(recipe.sft.optim, peak_lr=RATE * recipe.sft.optim.peak_lr))
+    config = replace(recipe.sft, epochs=1, batch_size=ROWS,
+                     optim=replace(recipe.sft.optim, peak_lr=RATE * recipe.sft.optim.peak_lr))
 
     def train() -> Transformer:
         model, tokenizer = checkpoint.load_model(folder / "sft"), Tokenizer.load(folder / "sft" / "tokenizer.model")
