@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from reference import greedy_one_by_one, hf_twin, rough_weights, sample_top_p_as_published
 
 from llama2_lib.config import ModelConfig
-from llama2_lib.model.generation import generate, stream, top_p_tokens, uniform_draws
+from llama2_lib.model.decoding import top_p_tokens
+from llama2_lib.model.generation import generate, stream, uniform_draws
 from llama2_lib.model.transformer import Transformer
 
 CONFIG = ModelConfig(dim=64, n_layers=2, n_heads=8, n_kv_heads=2, vocab_size=40, multiple_of=16, norm_eps=3e-4,
@@ -122,6 +124,24 @@ def test_a_sample_does_not_depend_on_its_batch(model, prompts):
     assert whole[20:24] == generate(model, [prompts[5]], samples_per_prompt=4, **settings_).lists()
     assert whole[20:24] == generate(model, [prompts[5]] * 4, **settings_).lists(), "four copies are four samples"
     assert whole != generate(model, prompts, samples_per_prompt=4, **settings_ | {"seed": 8}).lists()
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_compiled_steps_give_the_same_samples(model, prompts):
+    prompts = [*prompts, [3] * 60]                  # it meets the end of the context; of 13 prompts the last batch has three
+    for temperature, top_p in ((0, 1.0), (0.9, 0.95)):
+        settings_ = {"max_new_tokens": 20, "temperature": temperature, "top_p": top_p, "eos_id": EOS, "seed": 7,
+                     "samples_per_prompt": 3, "batch_rows": 15}
+        plain, compiled = (generate(model, prompts, compiled=c, **settings_) for c in (False, True))
+        assert set(plain.reasons) == {"end token", "budget", "context"}, "all endings must occur here"
+        assert compiled.lists() == plain.lists() and compiled.reasons == plain.reasons
+        assert torch.equal(compiled.mask_NT, plain.mask_NT) and torch.equal(compiled.tokens_NT, plain.tokens_NT)
+        assert (compiled.logprobs_NT - plain.logprobs_NT).abs().max() <= 2e-5
+
+
+def test_compiled_steps_are_refused_where_they_cannot_be():
+    with pytest.raises(ValueError, match="compiled steps need weights that lie whole on a CPU; these are on meta"):
+        generate(Transformer(CONFIG).to("meta"), [[1]], max_new_tokens=1, eos_id=EOS, compiled=True)
 
 
 def test_fewer_tokens_are_a_prefix_of_more(model, prompts):

@@ -2,18 +2,22 @@
 
 With one token a row there is little arithmetic, and most of the time goes into launching operators. So each norm's gain and
 the attention scale are folded into the matrices that follow, wq, wk and wv become one matrix, w1 and w3 another, all stored
-the way the product reads them. Attention stays in fp32: bf16 products of single rows are slower on a CPU. The mathematics is
-that of transformer.py, and the tests hold it to that. Left out: everything but one new token a row.
+the way the product reads them. Attention stays in fp32: bf16 products of single rows are slower on a CPU. `Compiled` goes
+one further for batches whose shape never changes. The mathematics is that of transformer.py, and the tests hold it to that.
+Left out: everything but one new token a row.
 
 Shape suffixes: B rows, D model width, N query heads, K key-value heads, H head width, S slots so far, V vocabulary.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama2_lib.model.transformer import KVCache, Transformer, attention_bias
+from llama2_lib.model.transformer import KVCache, Transformer, attention_bias, rotate
 
 
 class Packed:
@@ -45,13 +49,21 @@ class Packed:
         if bias is not None:
             bias = bias.repeat_interleave(self.model.config.n_kv_heads, dim=0)
         turn = torch.complex(*self.model.rope(position_B))[:, None]
+
+        def attend(layer: int, qkv: Tensor) -> Tensor:
+            return self._attend(qkv, turn, bias, cache.keys[layer], cache.values[layer], new)
+        logits_BV = self.through(token_B, attend)
+        cache.length += 1
+        return logits_BV
+
+    def through(self, token_B: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """From tokens to logits; attend(layer, queries, keys and values in one) gives what the heads read."""
         h_BD = self.model.tok_embeddings.weight[token_B].float()
         for i, (qkv, wo, gate_up, w2) in enumerate(self.layers):
-            out = self._attend((self._normed(h_BD) @ qkv).float(), turn, bias, cache.keys[i], cache.values[i], new)
+            out = attend(i, (self._normed(h_BD) @ qkv).float())
             h_BD = h_BD + out.to(self.dtype) @ wo
             gate, up = (self._normed(h_BD) @ gate_up).chunk(2, dim=-1)
             h_BD = h_BD + (F.silu(gate) * up) @ w2
-        cache.length += 1
         return (self._normed(h_BD) @ self.output).float()
 
     def _attend(self, qkv: Tensor, turn: Tensor, bias: Tensor | None, keys_BKSH: Tensor, values_BKSH: Tensor,
@@ -67,3 +79,72 @@ class Packed:
         k, v = (store[:, :, :new + 1].flatten(0, 1) for store in (keys_BKSH, values_BKSH))
         scores = torch.bmm(q, k.mT) if bias is None else torch.baddbmm(bias, q, k.mT)
         return torch.bmm(scores.softmax(-1), v).view(B, -1)
+
+
+# ---------------------------------------------------------------------------------------------------------- the next token
+
+def top_p_tokens(probs_BV: Tensor, top_p: float, uniform_B: Tensor) -> Tensor:
+    """One token per row by inverse CDF: the first whose cumulative probability exceeds the uniform draw.
+
+    top_p below 1 first drops every token before which, in falling order, more than top_p of the mass already lies.
+    """
+    if top_p < 1:
+        probs_BV, order_BV = probs_BV.sort(dim=-1, descending=True)
+        before_BV = probs_BV.cumsum(-1) - probs_BV
+        probs_BV = probs_BV.masked_fill(before_BV > top_p, 0)
+    cdf_BV = probs_BV.cumsum(-1)
+    threshold_B1 = uniform_B[:, None] * cdf_BV[:, -1:]
+    token_B1 = torch.searchsorted(cdf_BV, threshold_B1, right=True)
+    # rounding can put the threshold on the last step of the CDF: take the last token that has any mass
+    token_B1 = token_B1.clamp(max=torch.searchsorted(cdf_BV, cdf_BV[:, -1:].contiguous()))
+    return (order_BV.gather(-1, token_B1) if top_p < 1 else token_B1)[:, 0]
+
+
+def next_token(logits_BV: Tensor, uniform_B: Tensor | None, temperature: float | Tensor,
+               top_p: float) -> tuple[Tensor, Tensor]:
+    """(token_B, logprob_B): drawn by the uniform numbers, or greedily where none are given; its log-probability is that of
+    the distribution before top-p."""
+    if uniform_B is None:
+        probs_BV, token_B = logits_BV.softmax(-1), logits_BV.argmax(-1)
+    else:
+        probs_BV = (logits_BV / temperature).softmax(-1)
+        token_B = top_p_tokens(probs_BV, top_p, uniform_B)
+    return token_B, probs_BV.gather(1, token_B[:, None])[:, 0].log()
+
+
+# ---------------------------------------------------------------------------------------------------------------- compiled
+
+class Compiled(Packed):
+    """The step and the choice of the next token as one, by torch.compile, for batches whose rows and cache keep their shape.
+
+    All slots of the cache are read at each step, those without a token hidden. Each shape is compiled once a process, up to
+    eight of them; it needs a C++ compiler.
+    """
+
+    def choose(self, token_B: Tensor, position_B: Tensor, cache: KVCache, uniform_B: Tensor | None, temperature: float,
+               top_p: float) -> tuple[Tensor, Tensor]:
+        """(token_B, logprob_B) after one more token a row, as `next_token` draws them from `step`."""
+        hidden = torch.arange(cache.capacity) > cache.length
+        if cache.segments_BS is not None:
+            hidden = (hidden | (cache.segments_BS < 0)).repeat_interleave(self.model.config.n_kv_heads, dim=0)[:, None]
+        bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+        found = _fixed(self, token_B, *self.model.rope(position_B), bias, torch.tensor([cache.length]), cache.keys,
+                       cache.values, uniform_B, torch.tensor(temperature), top_p)
+        cache.length += 1
+        return found
+
+
+@partial(torch.compile, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+def _fixed(packed: Packed, token_B: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, new_1: Tensor, keys: list[Tensor],
+           values: list[Tensor], uniform_B: Tensor | None, temperature: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    c, B = packed.model.config, len(token_B)
+
+    def attend(layer: int, qkv: Tensor) -> Tensor:
+        heads = qkv.unflatten(1, (-1, 1, c.head_dim))
+        turned = rotate(heads[:, :-c.n_kv_heads], (cos[:, None], sin[:, None]))
+        keys[layer].index_copy_(2, new_1, turned[:, c.n_heads:])
+        values[layer].index_copy_(2, new_1, heads[:, -c.n_kv_heads:])
+        q = turned[:, :c.n_heads].reshape(B * c.n_kv_heads, -1, c.head_dim)
+        scores = torch.bmm(q, keys[layer].flatten(0, 1).mT) + bias
+        return torch.bmm(scores.softmax(-1), values[layer].flatten(0, 1)).view(B, -1)
+    return next_token(packed.through(token_B, attend), uniform_B, temperature, top_p)

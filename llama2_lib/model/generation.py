@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from llama2_lib.config import require
-from llama2_lib.model.decoding import Packed
+from llama2_lib.model.decoding import Compiled, Packed, next_token
 from llama2_lib.model.transformer import KVCache, Transformer
 
 Step = Callable[[Tensor, Tensor, KVCache], Tensor]   # token_B, position_B, cache → logits_BV
 PAD_ID = 0   # fills tokens_NT behind a row's end and prompts on the left; masked everywhere
+SLOTS = 32   # a compiled cache is a multiple of it: fewer shapes to compile
 END, BUDGET, CONTEXT = "end token", "budget", "context"
 REASONS = (END, BUDGET, CONTEXT)     # why a row stopped: stop_N holds their numbers
 
@@ -55,23 +56,6 @@ class Samples:
         return [row[keep].tolist() for row, keep in zip(self.tokens_NT, self.mask_NT, strict=True)]
 
 
-def top_p_tokens(probs_BV: Tensor, top_p: float, uniform_B: Tensor) -> Tensor:
-    """One token per row by inverse CDF: the first whose cumulative probability exceeds the uniform draw.
-
-    top_p below 1 first drops every token before which, in falling order, more than top_p of the mass already lies.
-    """
-    if top_p < 1:
-        probs_BV, order_BV = probs_BV.sort(dim=-1, descending=True)
-        before_BV = probs_BV.cumsum(-1) - probs_BV
-        probs_BV = probs_BV.masked_fill(before_BV > top_p, 0)
-    cdf_BV = probs_BV.cumsum(-1)
-    threshold_B1 = uniform_B[:, None] * cdf_BV[:, -1:]
-    token_B1 = torch.searchsorted(cdf_BV, threshold_B1, right=True)
-    # rounding can put the threshold on the last step of the CDF: take the last token that has any mass
-    token_B1 = token_B1.clamp(max=torch.searchsorted(cdf_BV, cdf_BV[:, -1:].contiguous()))
-    return (order_BV.gather(-1, token_B1) if top_p < 1 else token_B1)[:, 0]
-
-
 def uniform_draws(prompts: Sequence[Sequence[int]], samples_per_prompt: int, steps: int, seed: int) -> Tensor:
     """Uniform numbers in [0, 1) for every sample and step, (N, steps): a stream of its own for (seed, prompt, copy)."""
     copies: Counter[tuple[int, ...]] = Counter()
@@ -85,33 +69,50 @@ def uniform_draws(prompts: Sequence[Sequence[int]], samples_per_prompt: int, ste
 
 def generate(model: Transformer, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, temperature: float = 1.0,
              top_p: float = 1.0, eos_id: int, samples_per_prompt: int = 1, seed: int = 0,
-             dtype: torch.dtype = torch.float32, batch_rows: int = 256) -> Samples:
+             dtype: torch.dtype = torch.float32, batch_rows: int = 256, compiled: bool = False) -> Samples:
     """Continue each prompt (a list of ids) `samples_per_prompt` times by at most `max_new_tokens` tokens.
 
     dtype bfloat16 computes matrix products in bf16, which pays for batches of dozens of rows; the weights stay as they are.
     Weights that are in half precision themselves, as published ones are, are multiplied in it.
     On a CPU the weights are packed at each call (decoding.py). `batch_rows` bounds the rows that run at once. A row also
-    stops where the context ends. Raises ValueError for no or an empty prompt, a prompt that leaves no room in the context, a
-    negative temperature, a top_p outside (0, 1].
+    stops where the context ends.
+
+    compiled, on a CPU alone: steps of one fixed shape by torch.compile, which pays for many replies of one length. The first
+    call of each shape takes 20 seconds more, and a row that has ended stays in its batch to the end.
+
+    Raises ValueError for no or an empty prompt, a prompt that leaves no room in the context, a negative temperature, a top_p
+    outside (0, 1], `compiled` for weights that are not whole on a CPU.
     """
     _check(model, prompts, max_new_tokens, temperature, top_p, samples_per_prompt)
+    require(_can_pack(model) or not compiled, "generate: compiled steps need weights that lie whole on a CPU; these are on "
+                                              f"{model.output.weight.device}")
     K, device, context = samples_per_prompt, model.output.weight.device, model.config.max_seq_len
     total = len(prompts) * K
     samples, dtype = _room(total, max_new_tokens, device), _working(model, dtype)
     uniform_NT = uniform_draws(prompts, K, max_new_tokens, seed).to(device) if temperature > 0 else None
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))      # little padding within a batch
-    step = max(1, batch_rows // K)
+    step, budget = min(len(prompts), max(1, batch_rows // K)), min(max_new_tokens, context)
+    slots = -(-(max(map(len, prompts)) + budget) // SLOTS) * SLOTS
     with torch.inference_mode():
-        advance, cache_dtype = _stepper(model, dtype)
+        if compiled:
+            packed, cache_dtype = Compiled(model, dtype), torch.float32
+        else:
+            advance, cache_dtype = _stepper(model, dtype)
         for first in range(0, len(prompts), step):
             chosen = by_length[first:first + step]
+            if compiled:                                    # all batches of one shape: the last one says things twice
+                chosen += chosen[-1:] * (step - len(chosen))
             rows = torch.tensor([i * K + k for i in chosen for k in range(K)], device=device)
-            cache, logits_BV = _prefill(model, [prompts[i] for i in chosen], min(max_new_tokens, context), K,
+            longest = len(prompts[chosen[-1]])
+            cache, logits_BV = _prefill(model, [prompts[i] for i in chosen], slots - longest if compiled else budget, K,
                                         dtype, cache_dtype)
             lengths = torch.tensor([len(prompts[i]) for i in chosen for _ in range(K)], device=device)
-            for _ in _decode(advance, cache, logits_BV, rows, lengths, context, samples, uniform_NT, temperature, top_p,
-                             eos_id):
-                pass
+            batch = cache, logits_BV, rows, lengths, context, samples, uniform_NT, temperature, top_p, eos_id
+            if compiled:
+                _decode_whole(packed, *batch)
+            else:
+                for _ in _decode(advance, *batch):
+                    pass
     return samples
 
 
@@ -192,14 +193,9 @@ def _decode(advance: Step, cache: KVCache, logits_BV: Tensor, row_B: Tensor, len
     """
     budget = samples.tokens_NT.shape[1]
     for i in range(budget):
-        if temperature > 0:
-            probs_BV = (logits_BV / temperature).softmax(-1)
-            token_B = top_p_tokens(probs_BV, top_p, uniform_NT[row_B, i])
-        else:
-            probs_BV = logits_BV.softmax(-1)
-            token_B = logits_BV.argmax(-1)
+        token_B, logprob_B = next_token(logits_BV, _drawn(uniform_NT, row_B, i), temperature, top_p)
         samples.tokens_NT[row_B, i] = token_B
-        samples.logprobs_NT[row_B, i] = probs_BV.gather(1, token_B[:, None])[:, 0].log()
+        samples.logprobs_NT[row_B, i] = logprob_B
         samples.mask_NT[row_B, i] = True
         yield i
         ended_B = token_B == eos_id
@@ -215,10 +211,41 @@ def _decode(advance: Step, cache: KVCache, logits_BV: Tensor, row_B: Tensor, len
         logits_BV = advance(token_B, length_B + i, cache)
 
 
+def _decode_whole(packed: Compiled, cache: KVCache, logits_BV: Tensor, row_B: Tensor, length_B: Tensor, context: int,
+                  samples: Samples, uniform_NT: Tensor | None, temperature: float, top_p: float, eos_id: int) -> None:
+    """What `_decode` does, with all rows in the batch to the end; what a row says after its own end is dropped."""
+    budget, going_B = samples.tokens_NT.shape[1], torch.ones(len(row_B), dtype=torch.bool)
+    found = [next_token(logits_BV, _drawn(uniform_NT, row_B, 0), temperature, top_p)]
+    for i in range(1, budget):
+        token_B = found[-1][0]
+        going_B &= (token_B != eos_id) & (length_B + i < context)
+        if not bool(going_B.any()):
+            break
+        found.append(packed.choose(token_B, (length_B + i - 1).clamp(max=context - 1), cache, _drawn(uniform_NT, row_B, i),
+                                   temperature, top_p))
+    tokens_BT, logprobs_BT = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
+    T, end_BT = len(found), tokens_BT == eos_id
+    mask_BT = (end_BT.cumsum(1) == end_BT) & (length_B[:, None] + torch.arange(T) < context)
+    samples.tokens_NT[row_B, :T] = tokens_BT.where(mask_BT, PAD_ID)
+    samples.logprobs_NT[row_B, :T] = logprobs_BT.where(mask_BT, 0.0)
+    samples.mask_NT[row_B, :T] = mask_BT
+    samples.stop_N[row_B[length_B + mask_BT.sum(1) >= context]] = REASONS.index(CONTEXT)
+    samples.stop_N[row_B[(end_BT & mask_BT).any(1)]] = REASONS.index(END)
+
+
+def _drawn(uniform_NT: Tensor | None, row_B: Tensor, step: int) -> Tensor | None:
+    return None if uniform_NT is None else uniform_NT[row_B, step]
+
+
+def _can_pack(model: Transformer) -> bool:
+    """Whether the weights lie whole on a CPU."""
+    weight = model.output.weight
+    return weight.device.type == "cpu" and type(weight) is torch.nn.Parameter
+
+
 def _stepper(model: Transformer, dtype: torch.dtype) -> tuple[Step, torch.dtype]:
     """What computes the next logits, (B, V), from one token a row, and the dtype of the cache it wants."""
-    weight = model.output.weight
-    if weight.device.type == "cpu" and type(weight) is torch.nn.Parameter:
+    if _can_pack(model):
         return Packed(model, dtype).step, torch.float32
 
     def step(token_B: Tensor, position_B: Tensor, cache: KVCache) -> Tensor:

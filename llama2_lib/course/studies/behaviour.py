@@ -127,7 +127,7 @@ def dated_examples(seed: int, preset: str) -> Mapping[str, float]:
     return time_study(arms(recipe, road.workdir(recipe)), chat.tokenizer, world_for(recipe.world), seed)
 
 
-@study("C31", place="Table 15", version=2,       # 1 taught half as many sums in a third of the steps: learned on two seeds of five
+@study("C31", place="Table 15", version=2,     # 1 taught half as many sums in fewer steps: learned on two seeds of five
        sentence="A calculator lifts arithmetic far above the bare model, on sums of sizes that no demonstration shows.",
        criteria=(Criterion("lift", "above", 0.5, "sums right with the tool loop minus the chat model without"),),
        notebook="12_time_and_tools", symbol="llama2_lib.analysis.tool_studies.tools_study")

@@ -84,9 +84,9 @@ def every_version(seed: int, preset: str) -> Mapping[str, float]:
     return versions_study(versions, world, seed)
 
 
-@study("B07", place="the course",
-       sentence="PPO on the oracle itself, from the first policy of the loop, gains much at a small KL: what a reward "
-                "without fault would bring.",
+@study("B07", place="the course", version=2,      # 1 stopped after forty iterations, while gold was rising
+       sentence="PPO on the oracle itself, from the first policy of the loop, over 150 iterations, gains much at a small KL: "
+                "what a reward without fault would bring.",
        criteria=(Criterion("gold_gain", "above", 0.2, "gold after minus before"),
                  Criterion("kl", "below", 3.0, "KL to the first policy, nats a reply")),
        notebook="07_ppo", symbol="llama2_lib.analysis.rlhf_studies.ppo_study")
@@ -94,7 +94,7 @@ def ppo_on_gold(seed: int, preset: str) -> Mapping[str, float]:
     from llama2_lib.analysis.rlhf_studies import gold_scorer, ppo_study
     recipe, world, versions = rlhf_bench(seed, preset)
     v = versions[0]
-    return ppo_study(v.policy, v.tokenizer, world, gold_scorer(world, v.tokenizer), recipe, iterations=40)
+    return ppo_study(v.policy, v.tokenizer, world, gold_scorer(world, v.tokenizer), recipe, iterations=150)
 
 
 @study("B08", place="the course",
