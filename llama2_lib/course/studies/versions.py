@@ -85,8 +85,8 @@ def every_version(seed: int, preset: str) -> Mapping[str, float]:
 
 
 @study("B07", place="the course", version=2,      # 1 stopped after forty iterations, while gold was rising
-       sentence="PPO on the oracle itself, from the first policy of the loop, over 150 iterations, gains much at a small KL: "
-                "what a reward without fault would bring.",
+       sentence="PPO on the oracle itself, from the first policy of the loop, over 150 iterations, gains much at a small "
+                "KL: what a reward without fault would bring.",
        criteria=(Criterion("gold_gain", "above", 0.2, "gold after minus before"),
                  Criterion("kl", "below", 3.0, "KL to the first policy, nats a reply")),
        notebook="07_ppo", symbol="llama2_lib.analysis.rlhf_studies.ppo_study")
