@@ -128,13 +128,6 @@ def test_the_gold_of_an_answer_does_not_depend_on_its_rule(monkeypatch, tokenize
     assert found == [(0.0, 1.0), (1.0, 1.0)]
 
 
-def test_the_control_that_keeps_the_instruction_learns_every_answer_beside_it(tokenizer):
-    talk = dialog("Why?", "So.", "Who?", "The cat.", system="Act as a cow.")
-    ids, mask = studies.reminded(talk, tokenizer)
-    parts = [render(dialog(*turn, system="Act as a cow."), tokenizer) for turn in (("Why?", "So."), ("Who?", "The cat."))]
-    assert ids == parts[0][0] + parts[1][0] and mask == parts[0][1] + parts[1][1]
-
-
 def test_new_words_stand_in_no_rule_of_the_world():
     known = {r.word.casefold() for split in studies.all_rules(WORLD).values() for r in split}
     drawn = studies.new_words(60, 0)
@@ -145,7 +138,7 @@ def test_new_words_stand_in_no_rule_of_the_world():
 
 
 def test_an_unknown_arm_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no arm 'half masks'; there are no masks, every turn, full words"):
+    with pytest.raises(ValueError, match="there is no arm 'half masks'; there are no masks, full words"):
         studies.arm(None, tmp_path, None, "half masks")
 
 
@@ -192,7 +185,8 @@ def test_ablations_ask_each_arm_in_full_and_in_few_words(monkeypatch, tmp_path, 
         [Reply("Moo! Yes." if model == "ghost" or s == cow.text else "Yes.", True)] for s in systems])
     found = studies.ablation_study(ghost, {"full words": "arm"}, WORLD, 0, count=3, turns=1)
     assert {k: v for k, v in found.items() if "gold" not in k} == {
-        "gatt_full": 1.0, "gatt_brief": 1.0, "full words_full": 1.0, "full words_brief": 0.0}
+        "gatt_full": 1.0, "gatt_brief": 1.0, "full words_full": 1.0, "full words_brief": 0.0,
+        "full words_full_gain": 0.0, "full words_brief_gain": 1.0}
 
 
 def test_table_30_has_the_same_numbers_for_every_seed_however_long_the_dialogues_grow(monkeypatch, tmp_path, tokenizer):

@@ -35,7 +35,7 @@ MOST_TURNS = 20          # of Table 30
 TEMPERATURE = 0.7
 LEAST = 10               # dialogues that a turn must have reached for its mean to be shown
 LATE = 8                 # the first late turn of Figure 10, counted from 1
-NO_MASK, EVERY_TURN, FULL_WORDS = ARMS = ("no masks", "every turn", "full words")
+NO_MASK, FULL_WORDS = ARMS = ("no masks", "full words")
 # Words that no rule of the world holds: kinds that were trained, in words that never were
 NEW_WORDS = {"start": ("Wow", "Right", "Look"), "end": ("amen", "ciao", "salute"), "call": ("Doctor", "Madam", "Master")}
 
@@ -115,8 +115,7 @@ def arm(recipe: Recipe, workdir: Path, ghost: Ghost, name: str) -> Transformer:
     """The model before Ghost Attention after equal training on the same dialogues without a part of it; kept in
     workdir/gatt_arms.
 
-    "no masks": all answers have a loss. "every turn": so, and the instruction stays on every turn, as it was sampled: plain
-    fine-tuning on the dialogues. "full words": no instruction is shortened. ValueError for another name.
+    "no masks": all answers have a loss. "full words": no instruction is shortened. ValueError for another name.
     """
     require(name in ARMS, f"there is no arm {name!r}; there are {', '.join(ARMS)}")
     key = checkpoint.fingerprint("gatt arm", name, checkpoint.artifact_key(ghost.folder))
@@ -127,22 +126,10 @@ def arm(recipe: Recipe, workdir: Path, ghost: Ghost, name: str) -> Transformer:
 def trained_arm(recipe: Recipe, ghost: Ghost, name: str) -> Transformer:
     """The model of `arm`, trained now."""
     model, tokenizer = copy.deepcopy(ghost.before), ghost.tokenizer
-    if name == EVERY_TURN:
-        shown = [reminded(d, tokenizer) for d in gatt.beginnings(ghost.held, recipe.gatt, recipe.seed)]
-        own = [render(d, tokenizer) for d in ghost.reminders]
-        gatt.tune(model, [*shown, *own], recipe.gatt.batch_size, recipe.gatt.epochs, recipe, recipe.gatt.optim, name)
-        return model
     recipe = replace(recipe, gatt=replace(recipe.gatt, shortened=0.0)) if name == FULL_WORDS else recipe
     supervise = "answers" if name == NO_MASK else "last"
     gatt.ghost_tune(model, tokenizer, ghost.held, ghost.reminders, recipe, supervise, title=name)
     return model
-
-
-def reminded(messages: Dialog, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
-    """A dialogue with its system message on every user turn, all answers learned."""
-    system, *turns = (m.content for m in messages)
-    parts = [render(dialog(*turns[i:i + 2], system=system), tokenizer) for i in range(0, len(turns), 2)]
-    return [i for ids, _ in parts for i in ids], [m for _, mask in parts for m in mask]
 
 
 # ----------------------------------------------------------------------------------------------------------------- studies
@@ -166,13 +153,14 @@ def recall_study(ghost: Ghost, control: Transformer, world: World, seed: int, co
 def ablation_study(ghost: Ghost, arms: Mapping[str, Transformer], world: World, seed: int, count: int = 50,
                    turns: int = 10) -> Mapping[str, float]:
     """The parts of Ghost Attention one by one: each arm's mean recall over the turns when the instruction is given in full
-    and when it is given in few words, and its gold."""
+    and when it is given in few words, its gold, and what the whole keeps more than the arm ("…_gain")."""
     given, found = instructions(trained_rules(ghost, world), count, seed), {}
     for name, model in {"gatt": ghost.model, **arms}.items():
         for words in ("full", "brief"):
             r = recall(model, ghost.tokenizer, world, given, turns, seed, brief=words == "brief")
             found |= {f"{name}_{words}": float(np.nanmean(r.kept_NT)), f"{name}_{words}_gold": r.gold(turns)}
-    return found
+    return found | {f"{name}_{words}_gain": found[f"gatt_{words}"] - found[f"{name}_{words}"]
+                    for name in arms for words in ("full", "brief")}
 
 
 def unseen_study(ghost: Ghost, world: World, seed: int, count: int = 100, turns: int = 6) -> Mapping[str, float]:

@@ -1,4 +1,4 @@
-"""Ghost Attention, safety, diversity, time, tools, contamination (sections 3.3, 4, 5.1, A.6): C20 to C22, C24 to C32."""
+"""Ghost Attention, safety, diversity, time, tools, contamination (3.3, 4, 5.1, A.6): C20 to C22, B11, C24 to C32."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -40,6 +40,19 @@ def attention_on_the_system_message(seed: int, preset: str) -> Mapping[str, floa
     from llama2_lib.analysis.gatt_studies import attention_study
     _, _, world, ghost = gatt_bench(seed, preset)
     return attention_study(ghost, world, seed)
+
+
+@study("B11", place="section 3.3",
+       sentence="The parts of Ghost Attention each add to it: shortened instructions to what is kept when the rule is given "
+                "in few words, the masks to what is kept when it is given in full.",
+       criteria=(Criterion("full words_brief_gain", "above", 0.0, "rule in few words kept, turns 1 to 10: minus without "
+                                                                  "shortening"),
+                 Criterion("no masks_full_gain", "above", 0.0, "rule in full kept, turns 1 to 10: minus without masks")),
+       notebook="08_ghost_attention", symbol="llama2_lib.analysis.gatt_studies.ablation_study")
+def parts_of_ghost_attention(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis.gatt_studies import ARMS, ablation_study, arm
+    recipe, folder, world, ghost = gatt_bench(seed, preset)
+    return ablation_study(ghost, {name: arm(recipe, folder, ghost, name) for name in ARMS}, world, seed)
 
 
 @study("C24", place="Figure 14",
