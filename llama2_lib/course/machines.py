@@ -70,7 +70,8 @@ def memory_bars(measured: Mapping[str, tuple[Recipe, Memory]], measured_gpus: in
             ax.barh(row, size / GIB, left=left, color=colour, edgecolor="white", label=part if row == 0 else None)
             left += size / GIB
         days = plan.Plan(recipe, Cluster(gpus=gpus), memory, 1, 1).gpu_hours / gpus / 24
-        ax.text(left + 1, row, f"{left:.0f} GiB, {days:,.0f} days", va="center", fontsize=8)
+        ax.text(left + 1, row, f"{left:.0f} GiB, {days:,.0f} days", va="center", fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     ax.axvline(card, color=GREY, linewidth=1.2, linestyle="--")
     ax.set(yticks=range(len(measured)), yticklabels=list(measured), ylim=(len(measured) - 0.5, -0.5), xlabel="GiB a GPU",
            xlim=(0, max(1.5 * card, 1.05 * ax.get_xlim()[1])), title=f"{gpus:,} GPUs")

@@ -46,12 +46,12 @@ def _powers(sizes: Sequence[int], *panels) -> None:
         ax.set_xticks([], minor=True)
 
 
-def temperatures(values: Sequence[float], curves: Mapping[str, Sequence[float]], what: str) -> Figure:
-    """Figure 8: one line a model over the temperature of its samples."""
+def lines(x: Sequence[float], curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str = "") -> Figure:
+    """One line a name: Figure 8, whose lines are models over the temperature of their samples."""
     fig, ax = plots.figure(height=2.7)
     for i, (name, curve) in enumerate(curves.items()):
-        ax.plot(values, curve, marker=plots.MARKERS[i], label=name)
-    ax.set(xlabel="temperature", ylabel=what)
+        ax.plot(x, curve, marker=plots.MARKERS[i], markevery=max(1, len(x) // 12), label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend()
     return fig
 
