@@ -310,7 +310,8 @@ def train(policy: Transformer, tokenizer: Tokenizer, prompts: Iterator[Prompt], 
     `on_iteration(record, rollouts)` may look and add to the record. ValueError if the prompts run out.
 
     In a group of processes the learning is spread. The weights are gathered whole before each sampling, as in the paper, and
-    every process then samples and scores all replies: dividing them is left out.
+    every process then samples and scores all replies: dividing them is left out. From the same replies they learn what one
+    process learns, up to rounding; rounding may turn a sampled token, and from there two runs part.
     """
     runtime = runtime or RuntimeConfig()
     dtype = distributed.agreed(precision.choose(runtime.precision, distributed.place(policy).type).dtype)
