@@ -11,7 +11,7 @@ Shape suffixes: B rows, D model width, N query heads, K key-value heads, H head 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -128,13 +128,18 @@ class Compiled(Packed):
         if cache.segments_BS is not None:
             hidden = (hidden | (cache.segments_BS < 0)).repeat_interleave(self.model.config.n_kv_heads, dim=0)[:, None]
         bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-        found = _fixed(self, token_B, *self.model.rope(position_B), bias, torch.tensor([cache.length]), cache.keys,
-                       cache.values, uniform_B, torch.tensor(temperature), top_p)
+        found = _compiled()(self, token_B, *self.model.rope(position_B), bias, torch.tensor([cache.length]), cache.keys,
+                            cache.values, uniform_B, torch.tensor(temperature), top_p)
         cache.length += 1
         return found
 
 
-@partial(torch.compile, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+@cache
+def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
+    """`_fixed` by torch.compile, which is asked for here and not at import: its compiler takes seconds to load."""
+    return torch.compile(_fixed, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+
+
 def _fixed(packed: Packed, token_B: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, new_1: Tensor, keys: list[Tensor],
            values: list[Tensor], uniform_B: Tensor | None, temperature: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     c, B = packed.model.config, len(token_B)
