@@ -3,8 +3,8 @@
 With one token a row there is little arithmetic, and most of the time goes into launching operators. So each norm's gain and
 the attention scale are folded into the matrices that follow, wq, wk and wv become one matrix, w1 and w3 another, all stored
 the way the product reads them. Attention stays in fp32: bf16 products of single rows are slower on a CPU. `Compiled` goes
-one further for batches whose shape never changes. The mathematics is that of transformer.py, and the tests hold it to that.
-Left out: everything but one new token a row.
+one further for batches whose shape never changes, and takes the choice of the token in. The mathematics is that of
+transformer.py, and the tests hold it to that. Left out: everything but one new token a row.
 
 Shape suffixes: B rows, D model width, N query heads, K key-value heads, H head width, S slots so far, V vocabulary.
 """
