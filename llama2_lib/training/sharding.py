@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
@@ -29,6 +29,7 @@ from llama2_lib.model.transformer import Transformer, TransformerBlock
 from llama2_lib.training.distributed import Layout, device
 from llama2_lib.training.pieces import local
 
+BUCKET = 8_000_000      # numbers in one message of gradients
 # the logits of a tensor-parallel model are a view; nothing here writes into them
 warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
@@ -164,8 +165,20 @@ def average_gradients(model: nn.Module, layout: Layout) -> None:
     if layout.data == 1 or isinstance(model, FSDPModule):
         return
     group = layout.mesh.get_group("data")
-    parts = [local(p.grad) for p in model.parameters() if p.grad is not None]
-    for work in [dist.all_reduce(part, group=group, async_op=True) for part in parts]:
-        work.wait()
+    for bucket in _buckets([local(p.grad) for p in model.parameters() if p.grad is not None]):
+        flat = torch.cat([part.flatten() for part in bucket])
+        dist.all_reduce(flat, group=group)
+        for part, mean in zip(bucket, flat.div_(layout.data).split([part.numel() for part in bucket]), strict=True):
+            part.copy_(mean.view_as(part))
+
+
+def _buckets(parts: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in lists of about BUCKET numbers: one message for many small ones, and no copy of all of them at once."""
+    bucket: list[Tensor] = []
     for part in parts:
-        part.div_(layout.data)
+        bucket.append(part)
+        if sum(t.numel() for t in bucket) >= BUCKET:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket
