@@ -6,6 +6,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -22,7 +23,7 @@ from llama2_lib.stages import ppo
 from llama2_lib.stages.sft import sft_loss
 from llama2_lib.text.batching import Batch, Examples, Loader
 from llama2_lib.text.tokenizer import Tokenizer
-from llama2_lib.training import checkpoint, distributed, plan, sharding, trainer
+from llama2_lib.training import checkpoint, distributed, plan, sampling, sharding, trainer
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=64, multiple_of=16, max_seq_len=32)
 LARGER = replace(CONFIG, dim=128, n_layers=6, vocab_size=512, max_seq_len=64)
@@ -138,6 +139,21 @@ def short(asked, dialogues: list[list[int]]) -> list[float]:
     return [-float(len(ids)) for ids in dialogues]
 
 
+def sampled() -> dict:
+    """What work each process did on letters, and greedy and drawn replies to prompts of which some stand there twice."""
+    seen = []
+
+    def upper(some: list[str]) -> list[str]:
+        seen.append(some)
+        return [f"{letter.upper()}{some[:i].count(letter)}" for i, letter in enumerate(some)]
+
+    letters = distributed.divided(list("abcabca"), upper)
+    few = distributed.divided(["a"], upper)
+    ids, tokenizer = PROMPTS * 2, SimpleNamespace(eos_id=2)
+    drawn = [sampling.sample_ids(model(), tokenizer, ids, temperature, 3, 8) for temperature in (0.0, 1.0)]
+    return {"seen": seen, "letters": letters, "few": few, "drawn": drawn}
+
+
 def made(folder: Path) -> dict:
     """What an artifact built together holds, and who has built it."""
     built = []
@@ -197,7 +213,7 @@ def scenarios(place: str) -> dict:
         found["indivisible batch"] = refused(WHOLE, batch_size=3)
         found["indivisible heads"] = refused(ParallelConfig(tensor=2), replace(CONFIG, n_kv_heads=1))
         found["indivisible processes"] = refused(ParallelConfig(tensor=3))
-        found["generate"], found["artifact"] = generated(), made(folder)
+        found["generate"], found["sampled"], found["artifact"] = generated(), sampled(), made(folder)
         found |= {f"paid {name}": paid(folder, LAYOUTS[2][name]) for name in ("fsdp", "tensor")}
         for name in ("fsdp", "tensor"):
             try:

@@ -4,6 +4,7 @@ The processes run `processes.scenarios`, once for each number of them; the tests
 """
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -135,6 +136,31 @@ def test_ppo_learns_as_on_one_process(two, tmp_path, name):
             assert record == pytest.approx(expected, abs=1e-4, nan_ok=True)
         for weight, expected in zip(found["weights"].values(), want["weights"].values(), strict=True):
             assert torch.tensor(weight) == pytest.approx(torch.tensor(expected), abs=1e-5)
+
+
+def test_work_is_divided_and_equal_items_stay_together(two):
+    want = ["A0", "B0", "C0", "A1", "B1", "C1", "A2"]
+    assert [found["sampled"]["letters"] for found in two] == [want, want], "in order, and equals counted as by one process"
+    assert [found["sampled"]["seen"] for found in two] == [[["a", "c", "a", "c", "a"], ["a"]], [["b", "b"]]]
+    assert [found["sampled"]["few"] for found in two] == [["A0"], ["A0"]], "a process without work gets the result too"
+
+
+def test_replies_are_those_of_one_process(two):
+    """The second of two equal prompts has a sample of its own; rounding did not turn a token here."""
+    want = json.loads(json.dumps(processes.sampled()["drawn"]))
+    assert [found["sampled"]["drawn"] for found in two] == [want, want]
+    greedy, drawn = want
+    assert greedy[:3] == greedy[3:] and drawn[:3] != drawn[3:]
+
+
+def test_models_go_to_the_device_that_computes(monkeypatch):
+    """Alone a stage trains where it samples; in a group training spreads what lies on the host."""
+    monkeypatch.setattr(distributed, "device", lambda: torch.device("meta"))
+    assert distributed.for_training(processes.model()).output.weight.is_meta
+    assert distributed.for_sampling(processes.model()).output.weight.is_meta
+    monkeypatch.setattr(distributed, "grouped", lambda: True)
+    assert not distributed.for_training(processes.model()).output.weight.is_meta
+    assert distributed.for_sampling(processes.model()).output.weight.is_meta
 
 
 def test_the_first_process_writes_artifacts(two):

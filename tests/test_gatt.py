@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llama2_lib.config import GAttConfig, OptimConfig, override, preset
-from llama2_lib.model.generation import BUDGET, CONTEXT, REASONS, Samples
+from llama2_lib.model.generation import BUDGET, CONTEXT, END
 from llama2_lib.model.replies import Reply
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages import gatt, road
@@ -129,14 +129,9 @@ def spy(monkeypatch, answers, reasons=None):
     seen = []
 
     def sample_ids(model, tokenizer, ids, temperature, seed, max_new_tokens):
-        said = [answers[len(seen)]] * len(ids)
+        turn = len(seen)
         seen.append(ids)
-        rows = [[*tokenizer.encode(f"{a} "), 2] for a in said]
-        width = max(map(len, rows))
-        tokens = torch.tensor([r + [0] * (width - len(r)) for r in rows])
-        mask = torch.tensor([[True] * len(r) + [False] * (width - len(r)) for r in rows])
-        stop = torch.full((len(ids),), (reasons or {}).get(len(seen) - 1, 0))
-        return Samples(tokens, torch.zeros(tokens.shape), mask, stop)
+        return [([*tokenizer.encode(f"{answers[turn]} "), 2], (reasons or {}).get(turn, END))] * len(ids)
     monkeypatch.setattr(gatt, "sample_ids", sample_ids)
     return seen
 
@@ -154,14 +149,14 @@ def test_the_instruction_stands_on_every_turn_or_on_the_first_alone(tokenizer, m
 
 def test_a_dialogue_stops_where_a_reply_was_cut_and_where_the_context_is_full(tokenizer, monkeypatch):
     asked, model = gatt.questions(WORLD, 2, 3, 0), Transformer(TINY.model)
-    spy(monkeypatch, ["Moo!", "Moo.", "Moo!"], {1: REASONS.index(BUDGET)})
+    spy(monkeypatch, ["Moo!", "Moo.", "Moo!"], {1: BUDGET})
     cut = [Reply("Moo!", True), Reply("Moo.", False)]
     assert gatt.converse(model, tokenizer, ["Act as a cow."] * 2, asked, 0.7, 0) == [cut] * 2
-    spy(monkeypatch, ["Moo!", "Moo.", "Moo!"], {1: REASONS.index(BUDGET)})
+    spy(monkeypatch, ["Moo!", "Moo.", "Moo!"], {1: BUDGET})
     cow = Instruction((next(r for r in RULES["train"] if r.text == "Act as a cow."),))
     held = gatt.sampled(model, tokenizer, [cow] * 2, asked, 0.7, 0)
     assert [h.turns for h in held] == [(prompts[0].text, "Moo!") for prompts in asked], "a cut answer is not learned"
-    spy(monkeypatch, ["Moo!", "Moo.", "Moo!"], {1: REASONS.index(CONTEXT)})
+    spy(monkeypatch, ["Moo!", "Moo.", "Moo!"], {1: CONTEXT})
     assert gatt.converse(model, tokenizer, ["Act as a cow."] * 2, asked, 0.7, 0) == [cut[:1]] * 2
     spy(monkeypatch, ["Moo!"] * 3)
     small = Transformer(replace(TINY.model, max_seq_len=64))
@@ -206,9 +201,7 @@ def run(recipe, folder):
 def obedient(monkeypatch):
     """Replies are given, not sampled, so that untrained weights are enough: "Moo." to all."""
     def sample_ids(model, tokenizer, ids, *_):
-        row = [*tokenizer.encode("Moo. "), tokenizer.eos_id]
-        tokens = torch.tensor([row] * len(ids))
-        return Samples(tokens, torch.zeros(tokens.shape), tokens >= 0, torch.zeros(len(ids), dtype=torch.long))
+        return [([*tokenizer.encode("Moo. "), tokenizer.eos_id], END)] * len(ids)
     monkeypatch.setattr(gatt, "sample_ids", sample_ids)
     monkeypatch.setattr(gatt, "sample", lambda model, tokenizer, asked, *_: [Reply("Moo.", True)] * len(asked))
     monkeypatch.setattr(gatt, "replies", lambda model, tokenizer, asked, *_: ["Cow, cat and dog."] * len(asked))

@@ -25,8 +25,9 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="gloo between process
 SETTINGS = TINY | {"model.vocab_size": 400, "ppo.max_new_tokens": 32, "gatt.dialogues": 40, "gatt.turns": 2, "gatt.cuts": 1,
                    "gatt.epochs": 1, "gatt.lessons": 40, "gatt.reminders": 0, "distillation.prompts": 8,
                    "distillation.lessons": 4}
-PLACES = {"pretrain": "pretrain", "sft": "sft", "reward": "reward", "rlhf/V1": "rlhf", "rlhf/V5": "rlhf",
-          "gatt_lessons": "gatt", "gatt": "gatt", "distillation": "distillation"}       # artifact: the stage that builds it
+PLACES = {"pretrain": "pretrain", "sft": "sft", "preferences": "preferences", "reward": "reward",
+          "rlhf/V1": "rlhf", "rlhf/V5": "rlhf", "gatt_lessons": "gatt", "gatt": "gatt",
+          "distillation": "distillation"}       # artifact: the stage that builds it
 CLOCK = ("seconds", "tokens_per_second")
 
 
@@ -72,7 +73,7 @@ def records(path: Path) -> list[dict]:
 def test_a_stage_has_the_metrics_of_one_process(runs, place):
     one, two, _ = runs
     files = [p.relative_to(one) for p in (one / place).rglob("metrics.jsonl")]
-    assert files or place == "rlhf/V1"
+    assert files or place in ("preferences", "rlhf/V1")
     for file in files:
         for record, want in zip(records(two / file), records(one / file), strict=True):
             assert record.keys() == want.keys()
@@ -81,7 +82,8 @@ def test_a_stage_has_the_metrics_of_one_process(runs, place):
                     f"{file}: {name} is {record[name]}, {want[name]} with one process: {want}"
 
 
-@pytest.mark.parametrize(("file", "field"), [("rlhf/V1/winners.jsonl", "messages"), ("rlhf/V5/safety.jsonl", "chosen"),
+@pytest.mark.parametrize(("file", "field"), [("rlhf/V1/winners.jsonl", "messages"),
+                                             ("preferences/helpfulness.jsonl", "chosen"), ("rlhf/V5/safety.jsonl", "chosen"),
                                              ("gatt/dialogues.jsonl", "turns"), ("distillation/pairs.jsonl", "reply")])
 def test_what_was_sampled_on_the_way_is_the_same(runs, file, field):
     one, two, _ = runs

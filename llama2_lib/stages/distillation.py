@@ -25,12 +25,14 @@ from pathlib import Path
 from random import Random
 
 from llama2_lib.config import DistillationConfig, Recipe, RuntimeConfig, require
-from llama2_lib.model.replies import Scorer, answered, replies
+from llama2_lib.model.replies import Scorer, answered
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.text.chat import Dialog, dialog, render
 from llama2_lib.text.reading import read_jsonl, write_jsonl
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint, supervised
+from llama2_lib.training.distributed import for_sampling
+from llama2_lib.training.sampling import replies
 from llama2_lib.world import dialogs
 from llama2_lib.world.dialogs import Prompt
 from llama2_lib.world.facts import World, world_for
@@ -181,7 +183,7 @@ def run(recipe: Recipe, workdir: Path, start: Path, scorer: Scorer) -> Distilled
 
 def _distil(recipe: Recipe, start: Path, scorer: Scorer, folder: Path) -> None:
     config, world, seed = recipe.distillation, world_for(recipe.world), recipe.seed
-    model, tokenizer = checkpoint.load_model(start), Tokenizer.load(start / "tokenizer.model")
+    model, tokenizer = for_sampling(checkpoint.load_model(start)), Tokenizer.load(start / "tokenizer.model")
     if config.lessons:
         tune(model, tokenizer, list(lessons(model, tokenizer, world, config, seed)), config, seed, recipe.runtime,
              "what a preprompt is")

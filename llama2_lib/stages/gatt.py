@@ -31,12 +31,14 @@ from random import Random
 
 from llama2_lib.config import GAttConfig, OptimConfig, Recipe, require
 from llama2_lib.model.generation import CONTEXT, END
-from llama2_lib.model.replies import REPLY_TOKENS, Reply, answered, as_dialog, replies, sample, sample_ids
+from llama2_lib.model.replies import REPLY_TOKENS, Reply, answered, as_dialog
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.text.chat import Dialog, Supervise, dialog, render
 from llama2_lib.text.reading import read_jsonl, write_jsonl
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint, supervised
+from llama2_lib.training.distributed import for_sampling
+from llama2_lib.training.sampling import replies, sample, sample_ids
 from llama2_lib.training.supervised import Example
 from llama2_lib.world import dialogs
 from llama2_lib.world.dialogs import Prompt, Rule
@@ -149,7 +151,7 @@ def converse(model: Transformer, tokenizer: Tokenizer, systems: Sequence[str | N
             break
         samples = sample_ids(model, tokenizer, list(waiting.values()), temperature, seed + turn, REPLY_TOKENS)
         going = []
-        for i, row, why in zip(waiting, samples.lists(), samples.reasons, strict=True):
+        for i, (row, why) in zip(waiting, samples, strict=True):
             reply = Reply(tokenizer.decode(row).strip(), why == END)
             if why != CONTEXT:
                 said[i].append(reply)
@@ -270,7 +272,7 @@ def taught(recipe: Recipe, workdir: Path, start: Path, asked: Iterable[Prompt]) 
 
 def _teach(recipe: Recipe, start: Path, asked: Iterable[Prompt], folder: Path) -> None:
     config, world, seed = recipe.gatt, world_for(recipe.world), recipe.seed
-    model, tokenizer = checkpoint.load_model(start).eval(), Tokenizer.load(start / "tokenizer.model")
+    model, tokenizer = for_sampling(checkpoint.load_model(start)).eval(), Tokenizer.load(start / "tokenizer.model")
     own = reminders(model, tokenizer, asked, config, seed + 1)
     if config.lessons:
         shown = [*lessons(model, tokenizer, world, config, seed + 2), *(render(d, tokenizer) for d in own)]
@@ -283,7 +285,7 @@ def _teach(recipe: Recipe, start: Path, asked: Iterable[Prompt], folder: Path) -
 
 
 def _build(recipe: Recipe, before: Path, own: Sequence[Dialog], folder: Path) -> None:
-    model, tokenizer = checkpoint.load_model(before).eval(), Tokenizer.load(before / "tokenizer.model")
+    model, tokenizer = for_sampling(checkpoint.load_model(before)).eval(), Tokenizer.load(before / "tokenizer.model")
     held = collect(model, tokenizer, world_for(recipe.world), recipe.gatt, recipe.seed + 3)
     history = ghost_tune(model, tokenizer, held, own, recipe, title="Ghost Attention")
     write_jsonl(folder / DIALOGUES, map(vars, held))

@@ -28,11 +28,13 @@ from itertools import islice
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from llama2_lib.config import PPOConfig, RuntimeConfig, require
+from llama2_lib.model.generation import END
 from llama2_lib.model.logprobs import entropy, masked_mean, token_logprobs, whiten
-from llama2_lib.model.replies import Scorer, as_dialog, sample_ids
+from llama2_lib.model.replies import Scorer, as_dialog
 from llama2_lib.model.transformer import ScalarHead, Transformer
 from llama2_lib.text.batching import Movable, Packed, packed
 from llama2_lib.text.chat import render
@@ -40,6 +42,7 @@ from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import distributed, precision, trainer
 from llama2_lib.training.distributed import ALONE, Layout
 from llama2_lib.training.randomness import own_randomness
+from llama2_lib.training.sampling import sample_ids
 from llama2_lib.world.dialogs import Prompt
 
 UNSAFE_BELOW = 0.15          # of the safety model's score in (0, 1): 0.89 precision and 0.55 recall on Meta Safety
@@ -212,7 +215,24 @@ def sample(policy: Transformer, tokenizer: Tokenizer, prompts: Sequence[Prompt],
     """(dialogues, starts, finished_B): one reply to each prompt, at the temperature of rollouts."""
     asked = [render(as_dialog(p), tokenizer)[0] for p in prompts]
     found = sample_ids(policy, tokenizer, asked, config.temperature, seed, config.max_new_tokens)
-    return [a + r for a, r in zip(asked, found.lists(), strict=True)], [len(a) for a in asked], found.finished_N.cpu()
+    return ([a + said for a, (said, _) in zip(asked, found, strict=True)], list(map(len, asked)),
+            torch.tensor([why == END for _, why in found]))
+
+
+def read(model: ActorCritic, reference: Transformer, rows: Sequence[tuple[tuple[int, ...], int]], config: PPOConfig,
+         dtype: torch.dtype) -> list[Tensor]:
+    """What the networks say of each (dialogue, start): log π, value, entropy and log π_0 of its reply's tokens, (T, 4)."""
+    found, device = [], next(model.parameters()).device
+    with torch.no_grad(), precision.autocast(device.type, dtype):
+        for first in range(0, len(rows), config.minibatch):
+            dialogues, starts = zip(*rows[first:first + config.minibatch], strict=True)
+            replies = laid_out(dialogues, starts, reference.config.max_seq_len).to(device)
+            logits_NV, values_N = model(replies, config.temperature)
+            own = replies.logprobs(logits_NV), replies.unfold(values_N), replies.unfold(entropy(logits_NV))
+            logits_NV = reference.output(replies.states(reference)).float() / config.temperature
+            all_BT4 = torch.stack((*own, replies.logprobs(logits_NV)), -1).cpu()
+            found += [x_T4[:len(ids) - start].clone() for x_T4, ids, start in zip(all_BT4, dialogues, starts, strict=True)]
+    return found
 
 
 def roll_out(model: ActorCritic, reference: Transformer, tokenizer: Tokenizer, prompts: Sequence[Prompt], scorer: Scorer,
@@ -221,17 +241,9 @@ def roll_out(model: ActorCritic, reference: Transformer, tokenizer: Tokenizer, p
     dialogues, starts, finished_B = sample(model.policy, tokenizer, prompts, config, seed)
     counts_B = torch.tensor([len(ids) - start for ids, start in zip(dialogues, starts, strict=True)])
     mask_BT = torch.arange(int(counts_B.max())) < counts_B[:, None]
-    logprobs_BT, values_BT, entropy_BT, reference_BT = (torch.zeros(mask_BT.shape) for _ in range(4))
-    with torch.no_grad(), precision.autocast(next(model.parameters()).device.type, dtype):
-        for first in range(0, len(prompts), config.minibatch):
-            part = slice(first, first + config.minibatch)
-            replies = laid_out(dialogues[part], starts[part], reference.config.max_seq_len)
-            T = replies.mask_BT.shape[1]
-            logits_NV, values_N = model(replies, config.temperature)
-            logprobs_BT[part, :T], values_BT[part, :T] = replies.logprobs(logits_NV), replies.unfold(values_N)
-            entropy_BT[part, :T] = replies.unfold(entropy(logits_NV))
-            logits_NV = reference.output(replies.states(reference)).float() / config.temperature
-            reference_BT[part, :T] = replies.logprobs(logits_NV)
+    rows = list(zip(map(tuple, dialogues), starts, strict=True))
+    said = distributed.divided(rows, lambda some: read(model, reference, some, config, dtype))
+    logprobs_BT, values_BT, entropy_BT, reference_BT = pad_sequence(said, batch_first=True).unbind(-1)
     score_B = torch.as_tensor(scorer(prompts, dialogues), dtype=torch.float32)
     reward_B = torch.where(finished_B, whiten(score_B), UNFINISHED)
     rewards_BT = token_rewards(reward_B, logprobs_BT, reference_BT, mask_BT, config.beta)
@@ -310,14 +322,15 @@ def train(policy: Transformer, tokenizer: Tokenizer, prompts: Iterator[Prompt], 
     `on_iteration(record, rollouts)` may look and add to the record. ValueError if the prompts run out.
 
     In a group of processes the learning is spread. The weights are gathered whole before each sampling, as in the paper, and
-    every process then samples and scores all replies: dividing them is left out. From the same replies they learn what one
-    process learns, up to rounding; rounding may turn a sampled token, and from there two runs part.
+    each process samples and reads its part of the replies. From the same replies they learn what one process learns, up to
+    rounding; rounding may turn a sampled token, and from there two runs part.
     """
     runtime = runtime or RuntimeConfig()
     dtype = distributed.agreed(precision.choose(runtime.precision, distributed.place(policy).type).dtype)
     reference, history = copy.deepcopy(policy).eval().requires_grad_(False), []
     best = (_held_out_score(policy, tokenizer, held_out, scorer, config, seed), 0, copy.deepcopy(policy.state_dict()))
-    with own_randomness(seed), distributed.worker(actor := ActorCritic(policy).train(), runtime, dtype) as (model, layout):
+    actor = ActorCritic(policy).to(policy.output.weight.device).train()
+    with own_randomness(seed), distributed.worker(actor, runtime, dtype) as (model, layout):
         optimizer = trainer.make_optimizer(model, config.optim)
         generator = torch.Generator().manual_seed(seed)
         for i in tqdm(range(config.iterations), desc=title, disable=not title or not distributed.is_main(), mininterval=2.0):

@@ -19,12 +19,14 @@ from pathlib import Path
 from random import Random
 
 from llama2_lib.config import PreferencesConfig, Recipe, require
-from llama2_lib.model.replies import as_dialog, replies
+from llama2_lib.model.replies import as_dialog
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.text import comparisons as files
 from llama2_lib.text.comparisons import Comparison, statistics
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint
+from llama2_lib.training.distributed import for_sampling
+from llama2_lib.training.sampling import replies
 from llama2_lib.world import annotators as people
 from llama2_lib.world import dialogs
 from llama2_lib.world.annotators import CHOSEN_UNSAFE, HELPFULNESS, SAFETY, SIDES, VENDORS, Annotator
@@ -118,11 +120,12 @@ def run(recipe: Recipe, workdir: Path) -> Preferences:
     sources = [workdir / "sft", workdir / "variant"]
     key = checkpoint.fingerprint("preferences", recipe.preferences, ASKED, recipe.world, recipe.seed,
                                  *map(checkpoint.artifact_key, sources))
-    return load(checkpoint.artifact(workdir / "preferences", key, lambda tmp: _collect(recipe, sources, tmp), alone=True))
+    return load(checkpoint.artifact(workdir / "preferences", key, lambda tmp: _collect(recipe, sources, tmp)))
 
 
 def _collect(recipe: Recipe, sources: Sequence[Path], folder: Path) -> None:
-    models, tokenizer = list(map(checkpoint.load_model, sources)), Tokenizer.load(sources[0] / "tokenizer.model")
+    models = [for_sampling(checkpoint.load_model(source)) for source in sources]
+    tokenizer = Tokenizer.load(sources[0] / "tokenizer.model")
     found = {}
     for side in SIDES:
         pairs = batch(world_for(recipe.world), models, tokenizer, recipe.preferences, side, recipe.seed)

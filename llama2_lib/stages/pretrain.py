@@ -28,6 +28,7 @@ from llama2_lib.text.batching import Batch, Interleaved, Loader, Windows
 from llama2_lib.text.mixture import documents
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint, trainer
+from llama2_lib.training.distributed import for_training
 
 ENCODE_AT_ONCE = 2_000   # documents
 
@@ -115,7 +116,7 @@ def _train(recipe: Recipe, corpus: Path, folder: Path) -> None:
             f"the tokenizer has {tokenizer.vocab_size} pieces, the model {recipe.model.vocab_size} rows of embeddings")
     train_N, validation_N = split(token_stream(documents(corpus, recipe.mixture, recipe.seed), tokenizer), config)
     torch.manual_seed(recipe.seed)
-    model, state = Transformer(recipe.model), folder / "state"         # what is in there survives a crash
+    model, state = for_training(Transformer(recipe.model)), folder / "state"         # what is in there survives a crash
     keep = {round(config.steps * (i + 1) / (config.snapshots + 1)) for i in range(config.snapshots)}
 
     def snapshot(step: int, metrics: dict) -> None:

@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from llama2_lib.config import RejectionConfig, require
-from llama2_lib.model.replies import Scorer, answered, as_dialog, sample
+from llama2_lib.model.replies import Scorer, answered, as_dialog
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.text.chat import Dialog, Message, render
 from llama2_lib.text.reading import write_jsonl
 from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.training.sampling import sample
 from llama2_lib.world.dialogs import Prompt
 
 

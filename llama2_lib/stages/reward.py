@@ -44,6 +44,7 @@ from llama2_lib.text.chat import Dialog, render
 from llama2_lib.text.comparisons import Comparison
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint, precision, trainer
+from llama2_lib.training.distributed import for_training
 from llama2_lib.world.annotators import BOTH_SAFE, BOTH_UNSAFE, CHOSEN_SAFE, GRADES, SIDES
 
 # Table 27: the margin of each grade, from "significantly better" down.
@@ -272,7 +273,7 @@ def run(recipe: Recipe, workdir: Path) -> Rewards:
 
 def _train_both(recipe: Recipe, chat: Path, preferences: Path, folder: Path) -> None:
     tokenizer, config = Tokenizer.load(chat / "tokenizer.model"), recipe.reward
-    models = {side: fresh(checkpoint.load_model(chat), recipe.seed, config.judge_layers) for side in SIDES}
+    models = {side: for_training(fresh(checkpoint.load_model(chat), recipe.seed, config.judge_layers)) for side in SIDES}
     collected = {side: files.read(preferences / f"{side}.jsonl") for side in SIDES}
     for side, history in train_both(models, tokenizer, collected, config, recipe.seed, recipe.runtime).items():
         save(folder / side, models[side])

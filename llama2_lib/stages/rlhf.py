@@ -38,6 +38,7 @@ from llama2_lib.text import comparisons as files
 from llama2_lib.text.comparisons import Comparison
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint, precision
+from llama2_lib.training.distributed import divided, for_sampling, for_training
 from llama2_lib.world import dialogs
 from llama2_lib.world.annotators import SIDES
 from llama2_lib.world.dialogs import Prompt
@@ -63,12 +64,16 @@ class Version:
 
 def scorer(rewards: Mapping[str, RewardModel], runtime: RuntimeConfig | None = None) -> Scorer:
     """logit(R_c) of the paper: the scores of both models, and `ppo.piecewise` to choose between them."""
-    device = rewards[SIDES[0]].head.out.weight.device
-    dtype = precision.choose((runtime or RuntimeConfig()).precision, device.type).dtype
+    models = [for_sampling(rewards[side]) for side in SIDES]
+    dtype = precision.choose((runtime or RuntimeConfig()).precision, models[0].head.out.weight.device.type).dtype
 
     def score(prompts: Sequence[Prompt], dialogues: Sequence[list[int]]) -> list[float]:
-        helpful_B, safety_B = map(torch.tensor, reward.joint_scores([rewards[s] for s in SIDES], dialogues, dtype=dtype))
+        both = divided(list(map(tuple, dialogues)), read)
+        helpful_B, safety_B = torch.tensor(both).reshape(-1, 2).unbind(1)
         return ppo.piecewise(helpful_B, safety_B, torch.tensor([p.unsafe for p in prompts])).tolist()
+
+    def read(some: list[tuple[int, ...]]) -> list[tuple[float, ...]]:
+        return list(zip(*reward.joint_scores(models, some, dtype=dtype), strict=True))
     return score
 
 
@@ -111,11 +116,12 @@ def _build(recipe: Recipe, workdir: Path, versions: Sequence[Version], name: str
     tokenizer = Tokenizer.load(workdir / "sft" / "tokenizer.model")
     if versions:
         newest, older = versions[-1].policy, versions[-1].rewards
-        policy = sampled(recipe, versions, name, seed, folder).eval()
+        policy = sampled(recipe, versions, name, seed, folder)
     else:
         newest, older = checkpoint.load_model(workdir / "sft").eval(), reward.load_both(workdir / "reward")
-        policy = first_policy(recipe, workdir).eval()
-    batch = collect(recipe, world, [policy, newest], tokenizer, seed, folder)
+        policy = first_policy(recipe, workdir)
+    policy = for_sampling(policy).eval()
+    batch = collect(recipe, world, [policy, for_sampling(newest)], tokenizer, seed, folder)
     rewards = retrain(recipe, older, tokenizer, batch, [workdir / "preferences", *(v.folder for v in versions)])
     for side, model in rewards.items():
         reward.save(folder / "reward" / side, model)
@@ -140,7 +146,8 @@ def first_policy(recipe: Recipe, workdir: Path) -> Transformer:
     config = replace(recipe.sft, safety=recipe.rlhf.safety)
     if config == recipe.sft:
         return checkpoint.load_model(workdir / "sft")
-    model, tokenizer = checkpoint.load_model(workdir / "pretrain"), Tokenizer.load(workdir / "sft" / "tokenizer.model")
+    model = for_training(checkpoint.load_model(workdir / "pretrain"))
+    tokenizer = Tokenizer.load(workdir / "sft" / "tokenizer.model")
     sft.tune(model, tokenizer, sft.demonstrations(world_for(recipe.world), config, recipe.seed), config, recipe,
              title="SFT with safety demonstrations")
     return model
@@ -149,13 +156,13 @@ def first_policy(recipe: Recipe, workdir: Path) -> Transformer:
 def sampled(recipe: Recipe, versions: Sequence[Version], name: str, seed: int, folder: Path) -> Transformer:
     """Rejection sampling: the newest policy's best replies, written to `folder`, and the first policy tuned on the bag."""
     newest = versions[-1]
+    writer, score = for_sampling(newest.policy), scorer(newest.rewards, recipe.runtime)
     prompts = list(islice(asked(world_for(recipe.world), seed), recipe.rlhf.prompts))
-    winners = rejection.select(newest.policy, newest.tokenizer, prompts, scorer(newest.rewards, recipe.runtime),
-                               recipe.rejection, seed)
+    winners = rejection.select(writer, newest.tokenizer, prompts, score, recipe.rejection, seed)
     rejection.write(folder / WINNERS, winners)
     if VERSIONS.index(name) >= recipe.rlhf.bag_from:
         winners = [*chain(*(rejection.read(v.folder / WINNERS) for v in versions[1:])), *winners]
-    policy = copy.deepcopy(versions[0].policy)
+    policy = for_training(copy.deepcopy(versions[0].policy))
     sft.tune(policy, newest.tokenizer, (w.dialogue for w in winners), recipe.sft, recipe, title=f"{name}: winners")
     return policy
 
@@ -178,6 +185,6 @@ def retrain(recipe: Recipe, older: Mapping[str, RewardModel], tokenizer: Tokeniz
     pairs = {side: reward.mix(own, [c for folder in sources for c in files.read(folder / f"{side}.jsonl")], 0.5, recipe.seed)
              for side, own in batch.items()}
     config = replace(recipe.reward, optim=replace(recipe.reward.optim, peak_lr=RETRAIN * recipe.reward.optim.peak_lr))
-    models = copy.deepcopy(dict(older))
+    models = {side: for_training(model) for side, model in copy.deepcopy(dict(older)).items()}
     reward.train_both(models, tokenizer, pairs, config, recipe.seed, recipe.runtime)
     return {side: model.eval() for side, model in models.items()}

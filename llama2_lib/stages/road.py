@@ -39,6 +39,7 @@ STAGES: dict[str, tuple[Callable[[Recipe, Path], Any], tuple[str, ...]]] = {
     "rlhf": (rlhf.run, ("reward",)),
     "distillation": (distil, ("reward",)),
     "gatt": (ghost, ("rlhf",)),
+    "all": (lambda recipe, folder: folder, ("distillation", "gatt")),
 }
 
 

@@ -22,6 +22,7 @@ from llama2_lib.text.batching import Loader
 from llama2_lib.text.chat import Dialog, Supervise, dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint, supervised
+from llama2_lib.training.distributed import for_training
 from llama2_lib.training.supervised import answer_loss as sft_loss
 from llama2_lib.world import dialogs
 from llama2_lib.world.facts import World, world_for
@@ -102,7 +103,7 @@ def run(recipe: Recipe, workdir: Path, name: str = "sft") -> Tuned:
 
 
 def _tune(recipe: Recipe, config: SFTConfig, seed: int, base: Path, folder: Path) -> None:
-    model, tokenizer = checkpoint.load_model(base), Tokenizer.load(base / "tokenizer.model")
+    model, tokenizer = for_training(checkpoint.load_model(base)), Tokenizer.load(base / "tokenizer.model")
     dialogues = demonstrations(world_for(recipe.world), config, seed)
     history = tune(model, tokenizer, dialogues, config, recipe, title="fine-tuning")
     checkpoint.save_model(folder, model)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -31,7 +31,7 @@ from llama2_lib.config import ParallelConfig, RuntimeConfig, require
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-T = TypeVar("T")
+A, T, M = TypeVar("A", bound=Hashable), TypeVar("T"), TypeVar("M", bound=nn.Module)
 PATIENCE = timedelta(days=1)      # what one process does alone (cleaning a corpus), the others wait for
 
 
@@ -96,14 +96,41 @@ def everyones(value: T) -> list[T]:
     return found
 
 
+def divided(items: Sequence[A], work: Callable[[list[A]], Sequence[T]]) -> list[T]:
+    """work(items), one result an item: each process works on a part of them, and all get every result, in order.
+
+    Equal items go to one process together, in their order: what `work` counts among equals (the samples of a prompt) comes
+    out as on one process. All processes must make the same call; `work` must make none that others have to join.
+    """
+    if not grouped():
+        return list(work(list(items)))
+    owners: dict[A, int] = {}
+    for item in items:
+        owners.setdefault(item, len(owners) % world_size())
+    mine = [i for i, item in enumerate(items) if owners[item] == rank()]
+    done = work([items[i] for i in mine]) if mine else ()
+    found = dict(pair for part in everyones(list(zip(mine, done, strict=True))) for pair in part)
+    return [found[i] for i in range(len(items))]
+
+
 def place(model: nn.Module) -> torch.device:
     """Where `model` is trained: on this process's own GPU or CPU in a group, else where it is."""
     return device() if grouped() else next(model.parameters()).device
 
 
 def device() -> torch.device:
-    """Where a process of the group computes: its own GPU, or the CPU."""
+    """Where a process computes: its own GPU, or the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def for_sampling(model: M) -> M:
+    """`model`, moved to this process's own device: a whole copy writes there, or scores."""
+    return model.to(device())
+
+
+def for_training(model: M) -> M:
+    """`model`, moved to this process's own device; in a group it stays where it is, and `worker` spreads it from there."""
+    return model if grouped() else model.to(device())
 
 
 # ---------------------------------------------------------------------------------------------------------------- layout
