@@ -5,8 +5,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from llama2_lib.course import find_workdir, progress, runner, start
+from llama2_lib.course import find_workdir, models, progress, runner, start
 from llama2_lib.course.notebook_files import KERNEL, find, normalise, title_and_claim
+from llama2_lib.stages import road
 
 PARAMETERS = 'preset: str = "toy"  # recipe\nseed: int = 0  # seed'
 
@@ -57,11 +58,34 @@ def test_the_table_and_the_exit_status(course_run, capsys, monkeypatch, tmp_path
     results, _ = course_run
     monkeypatch.setattr(runner, "run", lambda *a: results)
     monkeypatch.setattr(runner, "find", lambda words: [tmp_path])
+    monkeypatch.setattr(models, "build", lambda *a: built.append(a) or 1)
+    built = []
     assert runner.main(["--out", str(tmp_path)]) == 1
     said = capsys.readouterr().out
-    assert "01_good" in said and "✗ 02_bad, cell cell-1: ValueError: on purpose" in said
+    assert "01_good" in said and "✗ 02_bad, cell cell-1: ValueError: on purpose" in said and "from start to end" in said
     monkeypatch.setattr(runner, "run", lambda *a: results[:1])
-    assert runner.main(["--out", str(tmp_path)]) == 0
+    assert runner.main(["--out", str(tmp_path), "--notebooks", "01"]) == 0
+    assert built == [("toy", 0)], "all models for all notebooks; a few notebooks build what they miss"
+
+
+def test_notebooks_run_two_at_a_time(tmp_path):
+    wait = "import time\nfrom pathlib import Path\nPath('{}').touch()\nwhile not Path('{}').exists(): time.sleep(0.05)"
+    a, b = tmp_path / "a", tmp_path / "b"
+    paths = [write(tmp_path / "nb", "01_one", wait.format(a, b)), write(tmp_path / "nb", "02_two", wait.format(b, a))]
+    results = runner.run(paths, tmp_path / "out", "toy", 0, terminal=False, at_once=2)
+    assert [(r.name, r.error) for r in results] == [("01_one", ""), ("02_two", "")], "each waits for the other"
+
+
+def test_models_are_built_by_as_many_processes_as_pay(monkeypatch):
+    monkeypatch.setattr(models.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(models.os, "cpu_count", lambda: 1)
+    assert models.processes() == 1 and models.command("toy", 3, 1)[1:] == ["-m", "llama2_lib", "all", "toy", "seed=3"]
+    monkeypatch.setattr(models.os, "cpu_count", lambda: 2)
+    assert models.processes() == (2 if models.os.name == "posix" else 1)
+    assert "--nproc-per-node=2" in models.command("toy", 0, 2) and "all" in road.STAGES
+    monkeypatch.setattr(models.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(models.torch.cuda, "device_count", lambda: 8)
+    assert models.processes() == 8
 
 
 def test_a_parameter_that_the_notebook_does_not_have_is_refused(tmp_path):
@@ -110,11 +134,20 @@ def test_the_time_left_falls_and_follows_the_pace():
         countdown.finish("a", 20.0)                      # half as fast as expected: half of that is believed
         assert countdown.seconds_left() == pytest.approx(60.0)
         countdown.start("b")
-        countdown.began -= 30.0
+        countdown.began["b"] -= 30.0
         assert countdown.seconds_left() == pytest.approx(30.0, abs=1.0)
-        countdown.began -= 1e6                           # an overrun is never below zero
+        countdown.began["b"] -= 1e6                           # an overrun is never below zero
         assert 0 <= countdown.seconds_left() < 5
         assert countdown.words() == "about 2 s left"
+
+
+def test_two_at_a_time_need_half_the_time_but_never_less_than_the_longest():
+    with progress.Countdown({"a": 10.0, "b": 10.0, "c": 30.0}, terminal=False, at_once=2) as countdown:
+        assert countdown.seconds_left() == pytest.approx(30.0)
+        countdown.start("a")
+        countdown.start("b")
+        countdown.finish("b", 10.0)
+        assert countdown.seconds_left() == pytest.approx(30.0, abs=0.5) and list(countdown.began) == ["a"]
 
 
 # ---------------------------------------------------------------------------------------------------------------- folders

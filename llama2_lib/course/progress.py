@@ -39,11 +39,13 @@ def record_seconds(seconds: dict[str, float], here: Path, preset: str) -> None:
 class Countdown:
     """A bar over the expected seconds of all notebooks; without a terminal, one line a notebook.
 
-    `with Countdown(expected) as c: c.start(name); …; c.finish(name, seconds)`. A thread moves the bar during long cells.
+    `with Countdown(expected) as c: c.start(name); …; c.finish(name, seconds)`, of at most `at_once` notebooks at a time. A
+    thread moves the bar during long cells.
     """
 
-    def __init__(self, expected: dict[str, float], terminal: bool) -> None:
-        self.left, self.pace, self.name, self.began = dict(expected), 1.0, "", 0.0
+    def __init__(self, expected: dict[str, float], terminal: bool, at_once: int = 1) -> None:
+        self.left, self.pace, self.at_once = dict(expected), 1.0, at_once
+        self.began: dict[str, float] = {}           # of the notebooks that run now
         self.total = sum(expected.values())
         self.bar = tqdm(total=self.total, disable=not terminal, bar_format="{desc:32} {percentage:3.0f}%|{bar}|{postfix}")
         self.lock, self.over = threading.Lock(), threading.Event()
@@ -58,21 +60,21 @@ class Countdown:
 
     def start(self, name: str) -> None:
         with self.lock:
-            self.name, self.began = name, time.monotonic()
+            self.began[name] = time.monotonic()
         self.say(f"{name:32s} {self.words()}") if self.bar.disable else self._draw()
 
     def finish(self, name: str, seconds: float) -> None:
         """`name` took `seconds`; the rest is expected to be as much faster or slower."""
         with self.lock:
             self.pace = 0.5 * (self.pace + seconds / max(self.left.pop(name), 1.0))
-            self.name = ""
+            del self.began[name]
         self._draw()
 
     def seconds_left(self) -> float:
         """Expected seconds from now, at the pace seen so far; a notebook that overruns counts as nearly done."""
-        running = self.left.get(self.name, 0.0) * self.pace
-        spent = min(time.monotonic() - self.began, 0.97 * running) if self.name else 0.0
-        return max(0.0, sum(self.left.values()) * self.pace - spent)
+        left = {name: seconds * self.pace for name, seconds in self.left.items()}
+        left |= {name: max(left[name] - (time.monotonic() - began), 0.03 * left[name]) for name, began in self.began.items()}
+        return max([0.0, sum(left.values()) / self.at_once, *left.values()])
 
     def words(self) -> str:
         minutes, seconds = divmod(round(self.seconds_left()), 60)
@@ -84,8 +86,8 @@ class Countdown:
 
     def _draw(self) -> None:
         with self.lock:
-            self.bar.n = max(self.bar.n, min(self.total, self.total - self.seconds_left() / self.pace))
-            self.bar.set_description_str(self.name, refresh=False)
+            self.bar.n = max(self.bar.n, min(self.total, self.total - self.at_once * self.seconds_left() / self.pace))
+            self.bar.set_description_str(", ".join(self.began), refresh=False)
             self.bar.set_postfix_str(self.words(), refresh=True)
 
     def _tick(self) -> None:
