@@ -90,3 +90,16 @@ def test_table_aligns_numbers_right_and_refuses_ragged_rows(capsys):
         "model  millions", "─────  ────────", "toy         0.9", "70B     68976.6"]
     with pytest.raises(ValueError, match="has 2 columns"):
         plots.table([["a"]], ["x", "y"])
+
+
+def test_labels_of_a_winding_line_touch_neither_the_line_nor_each_other():
+    fig, ax = plots.figure(1, 1, height=3.3)
+    x, y = [.5, .597, .617, .643, .634, .647, .657], [.5, .535, .765, .77, .78, .8, .88]
+    ax.plot(x, y, marker="o")
+    ax.margins(0.25)
+    plots.label_marks(ax, x, y, [f"V{i}" for i in range(len(x))])
+    fig.draw_without_rendering()
+    boxes = [t.get_window_extent() for t in ax.texts]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    line = ax.transData.transform(np.column_stack([np.interp(np.linspace(0, 6, 600), range(7), v) for v in (x, y)]))
+    assert not any(box.contains(*point) for box in boxes for point in line)

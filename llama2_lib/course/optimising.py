@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from llama2_lib.course import plots
 
-# the steps of Figure 11, and where their labels stand: right or left of the mark, above or below
-VERSIONS = {"SFT": (1, -1), "V1": (1, -1), "V2": (-1, 1), "V3": (1, 1), "V4": (-1, 1), "V5_no_ppo": (1, -1.6), "V5": (1, 1)}
+VERSIONS = ("SFT", "V1", "V2", "V3", "V4", "V5_no_ppo", "V5")        # the steps of Figure 11
 
 
 def best_of(sizes: Sequence[int], reward: Sequence[float], median: Sequence[float], gold: Sequence[float]) -> Figure:
@@ -107,12 +106,11 @@ def roads(found: Mapping[str, Mapping[str, float]]) -> Figure:
     for ax, (judge, numbers) in zip(np.atleast_1d(panels), found.items(), strict=True):
         x, y = ([numbers[f"{axis}_{name}"] for name in VERSIONS] for axis in ("helpful", "safe"))
         ax.plot(x, y, color=plots.NAVY, marker="o")
-        for (name, (dx, dy)), a, b in zip(VERSIONS.items(), x, y, strict=True):
-            ax.annotate(name.replace("_no_ppo", ", no PPO"), (a, b), textcoords="offset points", fontsize=8,
-                        xytext=(6 * dx, 8 * dy), ha="left" if dx > 0 else "right", va="center")
         ax.margins(0.25)
         ax.locator_params(nbins=5)
         ax.set(xlabel="helpfulness", ylabel="safety", title=judge)
+    for ax in np.atleast_1d(panels):
+        plots.label_marks(ax, *ax.lines[0].get_data(), [name.replace("_no_ppo", ", no PPO") for name in VERSIONS])
     return fig
 
 

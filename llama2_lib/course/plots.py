@@ -8,12 +8,14 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise, product
 from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -164,3 +166,26 @@ def table(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> None:
     right = [bool(cells) and all(row[i][:1] in "0123456789-−+.<>≈" for row in cells if row[i]) for i in range(len(columns))]
     for line in [list(columns), ["─" * w for w in widths], *cells]:
         print("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip())
+
+
+def label_marks(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
+    """A label beside each mark of a line, in one of 12 directions, as near as the line and earlier labels leave room.
+
+    Call it when the rest of the figure is drawn: room is measured on the page.
+    """
+    ax.figure.draw_without_rendering()
+    per_point = ax.figure.dpi / 72
+    marks_N2 = ax.transData.transform(np.column_stack((x, y)))
+    taken = [a + t * (b - a) for a, b in pairwise(marks_N2) for t in np.linspace(0, 1, 30)]
+    for name, mark in zip(names, marks_N2, strict=True):
+        width, places = 5 * len(name), []
+        for far, angle in product((1, 1.5, 2, 2.5), np.arange(12) * np.pi / 6):
+            dx, dy, side = 8 * far * np.cos(angle), 10 * far * np.sin(angle), round(np.cos(angle))
+            ends = [dx + width * (side - 1) / 2, dx + width * (side + 1) / 2]          # of the text, in points
+            covered = [mark + per_point * np.array((a, dy)) for a in np.linspace(*ends, 6)]
+            room = min(np.hypot(*(p - q)) for p in covered for q in taken)
+            places.append((min(room, 6 * per_point), -far, room, dx, dy, side, covered))
+        *_, dx, dy, side, covered = max(places, key=lambda place: place[:3])
+        taken += covered
+        ax.annotate(name, ax.transData.inverted().transform(mark), (dx, dy), textcoords="offset points", fontsize=8,
+                    ha=("center", "left", "right")[side], va="center")
