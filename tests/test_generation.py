@@ -139,6 +139,21 @@ def test_compiled_steps_give_the_same_samples(model, prompts):
         assert (compiled.logprobs_NT - plain.logprobs_NT).abs().max() <= 2e-5
 
 
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_compiled_steps_in_bf16_differ_by_its_rounding_alone(prompts):
+    torch.manual_seed(0)
+    model = Transformer(CONFIG).eval()                                  # small logits: errors are absolute
+    settings_ = {"max_new_tokens": 20, "eos_id": EOS, "seed": 7, "dtype": torch.bfloat16}
+    exact = generate(model, prompts, **settings_ | {"dtype": torch.float32})
+    errors = []
+    for compiled in (False, True):
+        rough = generate(model, prompts, compiled=compiled, **settings_)
+        same = (rough.tokens_NT == exact.tokens_NT).cumprod(1).bool() & rough.mask_NT & exact.mask_NT
+        assert same.sum() > 0.7 * exact.mask_NT.sum(), "few tokens may turn, and what follows one in its row"
+        errors.append((rough.logprobs_NT - exact.logprobs_NT)[same].abs().max())
+    assert 0 < errors[1] <= 1.5 * errors[0], "keys and values in bfloat16 add little to the products' own rounding"
+
+
 def test_compiled_steps_are_refused_where_they_cannot_be():
     with pytest.raises(ValueError, match="compiled steps need weights that lie whole on a CPU; these are on meta"):
         generate(Transformer(CONFIG).to("meta"), [[1]], max_new_tokens=1, eos_id=EOS, compiled=True)

@@ -6,7 +6,8 @@ the way the product reads them. Attention stays in fp32: bf16 products of single
 one further for batches whose shape never changes, and takes the choice of the token in. The mathematics is that of
 transformer.py, and the tests hold it to that. Left out: everything but one new token a row.
 
-Shape suffixes: B rows, D model width, N query heads, K key-value heads, H head width, S slots so far, V vocabulary.
+Shape suffixes: B rows, D model width, N query heads, K key-value heads, G query heads to each of them, H head
+width, S slots so far, V vocabulary.
 """
 from __future__ import annotations
 
@@ -117,8 +118,9 @@ def next_token(logits_BV: Tensor, uniform_B: Tensor | None, temperature: float |
 class Compiled(Packed):
     """The step and the choice of the next token as one, by torch.compile, for batches whose rows and cache keep their shape.
 
-    All slots of the cache are read at each step, those without a token hidden. Each shape is compiled once a process, up to
-    eight of them; it needs a C++ compiler.
+    All slots of the cache are read at each step, those without a token hidden. What limits it is reading them: attention is
+    written as sums, which the compiler fuses with the cast, so that a cache in bf16 is read as such and summed in fp32. Each
+    shape is compiled once a process, up to eight of them; it needs a C++ compiler.
     """
 
     def choose(self, token_B: Tensor, position_B: Tensor, cache: KVCache, uniform_B: Tensor | None, temperature: float,
@@ -126,7 +128,7 @@ class Compiled(Packed):
         """(token_B, logprob_B) after one more token a row, as `next_token` draws them from `step`."""
         hidden = torch.arange(cache.capacity) > cache.length
         if cache.segments_BS is not None:
-            hidden = (hidden | (cache.segments_BS < 0)).repeat_interleave(self.model.config.n_kv_heads, dim=0)[:, None]
+            hidden = (hidden | (cache.segments_BS < 0))[:, None, None]
         bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
         found = _compiled()(self, token_B, *self.model.rope(position_B), bias, torch.tensor([cache.length]), cache.keys,
                             cache.values, uniform_B, torch.tensor(temperature), top_p)
@@ -147,9 +149,10 @@ def _fixed(packed: Packed, token_B: Tensor, cos: Tensor, sin: Tensor, bias: Tens
     def attend(layer: int, qkv: Tensor) -> Tensor:
         heads = qkv.unflatten(1, (-1, 1, c.head_dim))
         turned = rotate(heads[:, :-c.n_kv_heads], (cos[:, None], sin[:, None]))
-        keys[layer].index_copy_(2, new_1, turned[:, c.n_heads:])
-        values[layer].index_copy_(2, new_1, heads[:, -c.n_kv_heads:])
-        q = turned[:, :c.n_heads].reshape(B * c.n_kv_heads, -1, c.head_dim)
-        scores = torch.bmm(q, keys[layer].flatten(0, 1).mT) + bias
-        return torch.bmm(scores.softmax(-1), values[layer].flatten(0, 1)).view(B, -1)
+        for store, new in ((keys[layer], turned[:, c.n_heads:]), (values[layer], heads[:, -c.n_kv_heads:])):
+            store.index_copy_(2, new_1, new.to(store.dtype))
+        k_BK1SH, v_BK1SH = keys[layer].float()[:, :, None], values[layer].float()[:, :, None]
+        q_BKG1H = turned[:, :c.n_heads].reshape(B, c.n_kv_heads, -1, 1, c.head_dim)
+        weights_BKGS = ((q_BKG1H * k_BK1SH).sum(-1) + bias).softmax(-1)
+        return (weights_BKGS[..., None] * v_BK1SH).sum(-2).view(B, -1)
     return next_token(packed.through(token_B, attend), uniform_B, temperature, top_p)

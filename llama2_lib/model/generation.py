@@ -78,7 +78,8 @@ def generate(model: Transformer, prompts: Sequence[Sequence[int]], *, max_new_to
     stops where the context ends.
 
     compiled, on a CPU alone: steps of one fixed shape by torch.compile, which pays for many replies of one length. The first
-    call of each shape takes 20 seconds more, and a row that has ended stays in its batch to the end.
+    call of each shape takes 20 seconds more, and a row that has ended stays in its batch to the end. In bfloat16 it keeps
+    keys and values in bfloat16 as well.
 
     Raises ValueError for no or an empty prompt, a prompt that leaves no room in the context, a negative temperature, a top_p
     outside (0, 1], `compiled` for weights that are not whole on a CPU.
@@ -95,7 +96,7 @@ def generate(model: Transformer, prompts: Sequence[Sequence[int]], *, max_new_to
     slots = -(-(max(map(len, prompts)) + budget) // SLOTS) * SLOTS
     with torch.inference_mode():
         if compiled:
-            packed, cache_dtype = Compiled(model, dtype), torch.float32
+            packed, cache_dtype = Compiled(model, dtype), dtype
         else:
             advance, cache_dtype = _stepper(model, dtype)
         for first in range(0, len(prompts), step):
