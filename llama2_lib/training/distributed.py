@@ -9,6 +9,9 @@ is a no-op, and nothing of torch.distributed is loaded: it takes seconds to impo
 
     torchrun --nproc-per-node=2 -m llama2_lib sft toy runtime.parallel.tensor=2
 
+What is summed in another order is rounded otherwise. For dozens of steps that stays in the last digits; over hundreds at a
+high learning rate it grows, between two processes and one as between two threads of one process and one thread.
+
 The paper says nothing of its parallelism. Left out: pipeline and context parallelism, models too large for the memory of
 one host (each process reads the whole model once before it keeps its part).
 """
