@@ -62,9 +62,9 @@ class Packed:
         h_BD = self.model.tok_embeddings.weight[token_B].float()
         for i, (qkv, wo, gate_up, w2) in enumerate(self.layers):
             out = attend(i, (self._normed(h_BD) @ qkv).float())
-            h_BD = h_BD + out.to(self.dtype) @ wo
+            h_BD = h_BD + (out.to(self.dtype) @ wo).float()      # torch 2.6 compiles a sum of two dtypes wrongly
             gate, up = (self._normed(h_BD) @ gate_up).chunk(2, dim=-1)
-            h_BD = h_BD + (F.silu(gate) * up) @ w2
+            h_BD = h_BD + ((F.silu(gate) * up) @ w2).float()
         return (self._normed(h_BD) @ self.output).float()
 
     def _attend(self, qkv: Tensor, turn: Tensor, bias: Tensor | None, keys_BKSH: Tensor, values_BKSH: Tensor,
@@ -84,12 +84,13 @@ class Packed:
 
 # ---------------------------------------------------------------------------------------------------------- the next token
 
-def top_p_tokens(probs_BV: Tensor, top_p: float, uniform_B: Tensor) -> Tensor:
+def top_p_tokens(probs_BV: Tensor, top_p: float | Tensor, uniform_B: Tensor) -> Tensor:
     """One token per row by inverse CDF: the first whose cumulative probability exceeds the uniform draw.
 
     top_p below 1 first drops every token before which, in falling order, more than top_p of the mass already lies.
     """
-    if top_p < 1:
+    cut = isinstance(top_p, Tensor) or top_p < 1                 # a tensor is below 1: what it holds must not steer the code
+    if cut:
         probs_BV, order_BV = probs_BV.sort(dim=-1, descending=True)
         before_BV = probs_BV.cumsum(-1) - probs_BV
         probs_BV = probs_BV.masked_fill(before_BV > top_p, 0)
@@ -98,11 +99,11 @@ def top_p_tokens(probs_BV: Tensor, top_p: float, uniform_B: Tensor) -> Tensor:
     token_B1 = torch.searchsorted(cdf_BV, threshold_B1, right=True)
     # rounding can put the threshold on the last step of the CDF: take the last token that has any mass
     token_B1 = token_B1.clamp(max=torch.searchsorted(cdf_BV, cdf_BV[:, -1:].contiguous()))
-    return (order_BV.gather(-1, token_B1) if top_p < 1 else token_B1)[:, 0]
+    return (order_BV.gather(-1, token_B1) if cut else token_B1)[:, 0]
 
 
 def next_token(logits_BV: Tensor, uniform_B: Tensor | None, temperature: float | Tensor,
-               top_p: float) -> tuple[Tensor, Tensor]:
+               top_p: float | Tensor) -> tuple[Tensor, Tensor]:
     """(token_B, logprob_B): drawn by the uniform numbers, or greedily where none are given; its log-probability is that of
     the distribution before top-p."""
     if uniform_B is None:
@@ -123,14 +124,15 @@ class Compiled(Packed):
     shape is compiled once a process, up to eight of them; it needs a C++ compiler.
     """
 
+    def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
+        super().__init__(model, dtype)
+        self.turns = model.rope(torch.arange(model.config.max_seq_len))
+
     def choose(self, token_B: Tensor, position_B: Tensor, cache: KVCache, uniform_B: Tensor | None, temperature: float,
                top_p: float) -> tuple[Tensor, Tensor]:
         """(token_B, logprob_B) after one more token a row, as `next_token` draws them from `step`."""
-        hidden = torch.arange(cache.capacity) > cache.length
-        if cache.segments_BS is not None:
-            hidden = (hidden | (cache.segments_BS < 0))[:, None, None]
-        bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-        found = _compiled()(self, token_B, *self.model.rope(position_B), bias, torch.tensor([cache.length]), cache.keys,
+        top_p = torch.tensor(top_p) if top_p < 1 else 1                 # a number that changed would be compiled anew
+        found = _compiled()(self, token_B, position_B, torch.tensor([cache.length]), cache.segments_BS, cache.keys,
                             cache.values, uniform_B, torch.tensor(temperature), top_p)
         cache.length += 1
         return found
@@ -142,9 +144,15 @@ def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
     return torch.compile(_fixed, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
 
 
-def _fixed(packed: Packed, token_B: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, new_1: Tensor, keys: list[Tensor],
-           values: list[Tensor], uniform_B: Tensor | None, temperature: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+def _fixed(packed: Compiled, token_B: Tensor, position_B: Tensor, new_1: Tensor, segments_BS: Tensor | None,
+           keys: list[Tensor], values: list[Tensor], uniform_B: Tensor | None, temperature: Tensor,
+           top_p: float | Tensor) -> tuple[Tensor, Tensor]:
     c, B = packed.model.config, len(token_B)
+    cos, sin = (table[position_B] for table in packed.turns)
+    hidden_BS = torch.arange(keys[0].shape[2])[None] > new_1
+    if segments_BS is not None:
+        hidden_BS = hidden_BS | (segments_BS < 0)
+    bias = torch.zeros(hidden_BS.shape).masked_fill(hidden_BS, -torch.inf)[:, None, None]
 
     def attend(layer: int, qkv: Tensor) -> Tensor:
         heads = qkv.unflatten(1, (-1, 1, c.head_dim))

@@ -216,14 +216,15 @@ def _decode_whole(packed: Compiled, cache: KVCache, logits_BV: Tensor, row_B: Te
                   samples: Samples, uniform_NT: Tensor | None, temperature: float, top_p: float, eos_id: int) -> None:
     """What `_decode` does, with all rows in the batch to the end; what a row says after its own end is dropped."""
     budget, going_B = samples.tokens_NT.shape[1], torch.ones(len(row_B), dtype=torch.bool)
-    found = [next_token(logits_BV, _drawn(uniform_NT, row_B, 0), temperature, top_p)]
+    uniforms = [None] * budget if uniform_NT is None else uniform_NT[row_B].T.contiguous().unbind()
+    found = [next_token(logits_BV, uniforms[0], temperature, top_p)]
     for i in range(1, budget):
         token_B = found[-1][0]
         going_B &= (token_B != eos_id) & (length_B + i < context)
         if not bool(going_B.any()):
             break
-        found.append(packed.choose(token_B, (length_B + i - 1).clamp(max=context - 1), cache, _drawn(uniform_NT, row_B, i),
-                                   temperature, top_p))
+        position_B = (length_B + i - 1).clamp(max=context - 1)
+        found.append(packed.choose(token_B, position_B, cache, uniforms[i], temperature, top_p))
     tokens_BT, logprobs_BT = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
     T, end_BT = len(found), tokens_BT == eos_id
     mask_BT = (end_BT.cumsum(1) == end_BT) & (length_B[:, None] + torch.arange(T) < context)
