@@ -1,5 +1,6 @@
 """`make course` on small notebooks: the table, the exit status, the pages, the estimate."""
 import json
+import os
 
 import nbformat
 import pytest
@@ -69,10 +70,13 @@ def test_the_table_and_the_exit_status(course_run, capsys, monkeypatch, tmp_path
 
 
 def test_notebooks_run_two_at_a_time(tmp_path):
-    wait = "import time\nfrom pathlib import Path\nPath('{}').touch()\nwhile not Path('{}').exists(): time.sleep(0.05)"
+    wait = ("import os, time\nfrom pathlib import Path\nassert os.path.basename(os.getcwd()) == 'nb'\n"
+            "Path('{}').touch()\nwhile not Path('{}').exists(): time.sleep(0.05)")
     a, b = tmp_path / "a", tmp_path / "b"
     paths = [write(tmp_path / "nb", "01_one", wait.format(a, b)), write(tmp_path / "nb", "02_two", wait.format(b, a))]
+    before = os.getcwd()
     results = runner.run(paths, tmp_path / "out", "toy", 0, terminal=False, at_once=2)
+    assert os.getcwd() == before
     assert [(r.name, r.error) for r in results] == [("01_one", ""), ("02_two", "")], "each waits for the other"
 
 

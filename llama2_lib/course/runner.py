@@ -7,6 +7,7 @@ does not stop the others; the table and the exit status say which one failed and
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -56,10 +57,11 @@ def execute(path: Path, out: Path, parameters: dict[str, object], timeout: int =
     import papermill
     unknown = sorted(set(parameters) - set(papermill.inspect_notebook(str(path))))
     require(not unknown, f"{path.name} has no parameter called {', '.join(unknown)}")
+    path, out = path.resolve(), out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     target, began, stopped = out / path.name, time.monotonic(), ""
     try:
-        papermill.execute_notebook(str(path), str(target), parameters, kernel_name="python3", cwd=str(path.parent),
+        papermill.execute_notebook(str(path), str(target), parameters, kernel_name="python3",
                                    progress_bar=False, execution_timeout=timeout, extra_arguments=QUIET_KERNEL)
     except papermill.PapermillExecutionError:
         pass                                    # the written notebook holds the error, its cell and the traceback
@@ -91,11 +93,14 @@ def print_table(results: list[Result]) -> None:
 
 
 def run(paths: list[Path], out: Path, preset: str, seed: int, terminal: bool, at_once: int = 1) -> list[Result]:
-    """Execute `paths` in order at `preset` and `seed`, `at_once` of them at a time, and write the index."""
+    """Execute `paths`, of one folder, in order at `preset` and `seed`, `at_once` of them at a time, and write the index."""
+    paths, out = [path.resolve() for path in paths], out.resolve()
     record = out / "seconds.json"
     os.environ["LLAMA2_FIGURES"] = str(out / "figures")
     expected = expected_seconds([p.stem for p in paths], record, preset)
-    with Countdown(expected, terminal, at_once) as countdown, ThreadPoolExecutor(at_once) as pool:
+    # kernels start in the folder of the notebooks; threads share their working directory, so it changes here, once
+    with (contextlib.chdir(paths[0].parent), Countdown(expected, terminal, at_once) as countdown,
+          ThreadPoolExecutor(at_once) as pool):
         def one(path: Path) -> Result:
             countdown.start(path.stem)
             result = execute(path, out, {"preset": preset, "seed": seed})
