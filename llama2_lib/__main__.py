@@ -2,6 +2,7 @@
 
     python -m llama2_lib sft toy seed=1 sft.epochs=3
     python -m llama2_lib pretrain small workdir=/data/small runtime.compile=true
+    python -m llama2_lib all toy                                             # every model of the course, in order
     python -m llama2_lib card toy                                            # the model card of what was built so far
     python -m llama2_lib plan llama2_70b gpus=64 tensor=8 micro_batch=1 memory=80 mfu=0.45       # a dry run: training.plan
     torchrun --nproc-per-node=2 -m llama2_lib sft toy runtime.parallel.tensor=2                  # many processes, one run

@@ -69,12 +69,14 @@ def test_the_table_and_the_exit_status(course_run, capsys, monkeypatch, tmp_path
     assert built == [("toy", 0)], "all models for all notebooks; a few notebooks build what they miss"
 
 
-def test_notebooks_run_two_at_a_time(tmp_path):
+def test_notebooks_run_two_at_a_time(tmp_path, monkeypatch):
     wait = ("import os, time\nfrom pathlib import Path\nassert os.path.basename(os.getcwd()) == 'nb'\n"
+            "assert int(os.environ['OMP_NUM_THREADS']) == max(1, os.cpu_count() // 2)\n"
             "Path('{}').touch()\nwhile not Path('{}').exists(): time.sleep(0.05)")
     a, b = tmp_path / "a", tmp_path / "b"
     paths = [write(tmp_path / "nb", "01_one", wait.format(a, b)), write(tmp_path / "nb", "02_two", wait.format(b, a))]
     before = os.getcwd()
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
     results = runner.run(paths, tmp_path / "out", "toy", 0, terminal=False, at_once=2)
     assert os.getcwd() == before
     assert [(r.name, r.error) for r in results] == [("01_one", ""), ("02_two", "")], "each waits for the other"
@@ -86,10 +88,11 @@ def test_models_are_built_by_as_many_processes_as_pay(monkeypatch):
     assert models.processes() == 1 and models.command("toy", 3, 1)[1:] == ["-m", "llama2_lib", "all", "toy", "seed=3"]
     monkeypatch.setattr(models.os, "cpu_count", lambda: 2)
     assert models.processes() == (2 if models.os.name == "posix" else 1)
-    assert "--nproc-per-node=2" in models.command("toy", 0, 2) and "all" in road.STAGES
+    assert {"--nproc-per-node=2", "runtime.parallel.shard=false"} <= set(models.command("toy", 0, 2))
+    assert "all" in road.STAGES
     monkeypatch.setattr(models.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(models.torch.cuda, "device_count", lambda: 8)
-    assert models.processes() == 8
+    assert models.processes() == 8 and "runtime.parallel.shard=false" not in models.command("small", 0, 8)
 
 
 def test_a_parameter_that_the_notebook_does_not_have_is_refused(tmp_path):
@@ -140,7 +143,7 @@ def test_the_time_left_falls_and_follows_the_pace():
         countdown.start("b")
         countdown.began["b"] -= 30.0
         assert countdown.seconds_left() == pytest.approx(30.0, abs=1.0)
-        countdown.began["b"] -= 1e6                           # an overrun is never below zero
+        countdown.began["b"] -= 1e6                      # an overrun is never below zero
         assert 0 <= countdown.seconds_left() < 5
         assert countdown.words() == "about 2 s left"
 

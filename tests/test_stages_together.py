@@ -69,11 +69,11 @@ def records(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [p for p in PLACES if p not in ("preferences", "rlhf/V1")])     # these measure no steps
 def test_a_stage_has_the_metrics_of_one_process(runs, place):
     one, two, _ = runs
     files = [p.relative_to(one) for p in (one / place).rglob("metrics.jsonl")]
-    assert files or place in ("preferences", "rlhf/V1")
+    assert files
     for file in files:
         for record, want in zip(records(two / file), records(one / file), strict=True):
             assert record.keys() == want.keys()

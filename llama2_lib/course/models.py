@@ -1,8 +1,8 @@
 """Every model of the course, built before the notebooks need them: python -m llama2_lib.course.models --preset toy --seed 0
 
-The stages of `stages.road` in as many processes as pay here: one for each GPU, else two on a processor with two cores. On
-small models two processes of one thread each sample twice as fast as one; two threads win a third. What is there already is
-left alone. The notebooks build what they miss themselves, each in its one process: slower, with the same results.
+The stages of `stages.road` in as many processes as pay here: one for each GPU, else two on a processor with two cores, where
+two processes of a thread each sample faster than one process of two. What is there already is left alone. The notebooks
+build what they miss themselves, each in its one process: by the same recipe, with other rounding.
 """
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def processes() -> int:
 
 
 def command(preset: str, seed: int, count: int) -> list[str]:
-    """The command that builds all stages in `count` processes, each with a whole copy of the model."""
+    """The command that builds all stages in `count` processes; on a processor, which they share, each has a whole copy."""
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"] if count > 1 else []
-    copies = ["runtime.parallel.shard=false"] if count > 1 else []
+    copies = [] if count == 1 or torch.cuda.is_available() else ["runtime.parallel.shard=false"]
     return [sys.executable, "-m", *torchrun, "llama2_lib", "all", preset, f"seed={seed}", *copies]
 
 

@@ -48,7 +48,7 @@ class Countdown:
         self.began: dict[str, float] = {}           # of the notebooks that run now
         self.total = sum(expected.values())
         self.bar = tqdm(total=self.total, disable=not terminal, bar_format="{desc:32} {percentage:3.0f}%|{bar}|{postfix}")
-        self.lock, self.over = threading.Lock(), threading.Event()
+        self.lock, self.over = threading.RLock(), threading.Event()
 
     def __enter__(self) -> Countdown:
         threading.Thread(target=self._tick, daemon=True).start()
@@ -72,8 +72,10 @@ class Countdown:
 
     def seconds_left(self) -> float:
         """Expected seconds from now, at the pace seen so far; a notebook that overruns counts as nearly done."""
-        left = {name: seconds * self.pace for name, seconds in self.left.items()}
-        left |= {name: max(left[name] - (time.monotonic() - began), 0.03 * left[name]) for name, began in self.began.items()}
+        with self.lock:
+            left = {name: seconds * self.pace for name, seconds in self.left.items()}
+            for name, began in self.began.items():
+                left[name] = max(left[name] - (time.monotonic() - began), 0.03 * left[name])
         return max([0.0, sum(left.values()) / self.at_once, *left.values()])
 
     def words(self) -> str:

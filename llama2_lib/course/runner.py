@@ -1,8 +1,8 @@
 """`make course`: run the notebooks in order, show how long it will take, and write pages, an index and a table.
 
-The models come first, where all notebooks are asked for. Each notebook is executed by papermill in a fresh kernel of one
-thread, two at a time where there are two cores, and written to build/course/ as a notebook and as a page. A failed notebook
-does not stop the others; the table and the exit status say which one failed and at which cell.
+The models come first, where all notebooks are asked for. Each notebook is executed by papermill in a fresh kernel, two at a
+time where there are two cores, and written to build/course/ as a notebook and as a page. A failed notebook does not stop the
+others; the table and the exit status say which one failed and at which cell.
 """
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llama2_lib.course.notebook_files import QUIET_KERNEL, count_checks, find, n
 from llama2_lib.course.pages import write_index, write_page
 from llama2_lib.course.progress import Countdown, expected_seconds, record_seconds
 
-AT_ONCE = 2        # notebooks, each with a thread: on two cores they need half the time of one after the other with two
+AT_ONCE = 2        # notebooks: small operators gain little from a second thread, and a second notebook needs a whole core
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def failed_cell(nb: nbformat.NotebookNode) -> tuple[str, str]:
 
 
 def execute(path: Path, out: Path, parameters: dict[str, object], timeout: int = 3600) -> Result:
-    """Run one notebook; write out/<name>.ipynb and .html, also when a cell fails.
+    """Run one notebook in the working directory; write out/<name>.ipynb and .html, also when a cell fails.
 
     `timeout` is the seconds a single cell may take. Raises ValueError when the notebook has no parameter of a name given
     (papermill itself would only warn).
@@ -93,10 +93,15 @@ def print_table(results: list[Result]) -> None:
 
 
 def run(paths: list[Path], out: Path, preset: str, seed: int, terminal: bool, at_once: int = 1) -> list[Result]:
-    """Execute `paths`, of one folder, in order at `preset` and `seed`, `at_once` of them at a time, and write the index."""
+    """Execute `paths`, of one folder, in order at `preset` and `seed`, and write the index.
+
+    at_once: how many at a time; they share the cores evenly.
+    """
     paths, out = [path.resolve() for path in paths], out.resolve()
     record = out / "seconds.json"
     os.environ["LLAMA2_FIGURES"] = str(out / "figures")
+    if at_once > 1:
+        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
     expected = expected_seconds([p.stem for p in paths], record, preset)
     # kernels start in the folder of the notebooks; threads share their working directory, so it changes here, once
     with (contextlib.chdir(paths[0].parent), Countdown(expected, terminal, at_once) as countdown,
@@ -126,13 +131,11 @@ def main(arguments: list[str] | None = None) -> int:
         require(bool(paths), f"there are no notebooks in {ROOT / 'notebooks'}")
     except ValueError as problem:
         parser.error(str(problem))
-    began, at_once = time.monotonic(), min(AT_ONCE, os.cpu_count() or 1)
+    began, at_once = time.monotonic(), min(AT_ONCE, os.cpu_count() or 1, len(paths))
     if not args.notebooks:
         if models.build(args.preset, args.seed):
             print("✗ the models were not built; the notebooks will try it themselves", file=sys.stderr)
         print(f"models: {time.monotonic() - began:.0f} s\n", flush=True)
-    if at_once > 1:
-        os.environ["OMP_NUM_THREADS"] = "1"
     results = run(paths, args.out, args.preset, args.seed, sys.stderr.isatty(), at_once)
     print_table(results)
     print(f"\nfrom start to end: {(time.monotonic() - began) / 60:.1f} minutes")

@@ -63,7 +63,10 @@ class Version:
     before_ppo: Transformer | None = None
 
 def scorer(rewards: Mapping[str, RewardModel], runtime: RuntimeConfig | None = None) -> Scorer:
-    """logit(R_c) of the paper: the scores of both models, and `ppo.piecewise` to choose between them."""
+    """logit(R_c) of the paper: the scores of both models, and `ppo.piecewise` to choose between them.
+
+    The models move to the device on which this process computes; the processes of a group divide the dialogues.
+    """
     models = [for_sampling(rewards[side]) for side in SIDES]
     dtype = precision.choose((runtime or RuntimeConfig()).precision, models[0].head.out.weight.device.type).dtype
 

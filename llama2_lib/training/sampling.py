@@ -26,10 +26,10 @@ def sample(model: Transformer, tokenizer: Tokenizer, dialogs: Sequence[Dialog], 
     return [reply for own in distributed.divided(list(map(tuple, dialogs)), part) for reply in own]
 
 
-def replies(model: Transformer, tokenizer: Tokenizer, dialogs: Sequence[Dialog], temperature: float = 0.0, seed: int = 0,
-            max_new_tokens: int = REPLY_TOKENS, copies: int = 1) -> list[str]:
-    """The texts of `sample`."""
-    return [r.text for r in sample(model, tokenizer, dialogs, temperature, seed, max_new_tokens, copies)]
+def replies(model: Transformer, tokenizer: Tokenizer, dialogs: Sequence[Dialog], temperature: float = 0.0,
+            seed: int = 0) -> list[str]:
+    """The text of one reply to each dialogue."""
+    return [r.text for r in sample(model, tokenizer, dialogs, temperature, seed)]
 
 
 def sample_ids(model: Transformer, tokenizer: Tokenizer, ids: Sequence[list[int]], temperature: float, seed: int,
