@@ -6,6 +6,7 @@
     python -m llama2_lib card toy                                            # the model card of what was built so far
     python -m llama2_lib plan llama2_70b gpus=64 tensor=8 micro_batch=1 memory=80 mfu=0.45       # a dry run: training.plan
     torchrun --nproc-per-node=2 -m llama2_lib sft toy runtime.parallel.tensor=2                  # many processes, one run
+    python -m llama2_lib sft toy runtime.parts=2                             # one process, with the sums and bits of two
 """
 from __future__ import annotations
 
@@ -44,6 +45,7 @@ def run(command: str, preset: str, changes: dict[str, object], folder: str) -> s
     if command == "plan":
         return planned(preset, changes)
     recipe = config.override(config.preset(preset), **changes)
+    distributed.start(recipe.runtime.parts)
     if command == "card":
         return card(recipe, folder)
     result = road.build(command, recipe, folder)
@@ -64,7 +66,6 @@ def main(arguments: list[str]) -> int:
         return 2
     changes = {key: value(text) for key, _, text in (s.partition("=") for s in settings)}
     folder = str(changes.pop("workdir", ""))
-    distributed.start()
     try:
         said = run(command, preset, changes, folder)
     except (ValueError, FileNotFoundError) as error:

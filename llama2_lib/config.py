@@ -330,10 +330,12 @@ class RuntimeConfig:
     precision: str = "auto"    # auto: bf16 autocast where this processor is faster with it; else float32 or bfloat16
     compile: bool = False      # torch.compile: 20–45 s before the first step, pays on long runs
     save_every: int = 0        # steps between saved states of pretraining, from which a stopped run goes on; 0: none
+    parts: int = 1             # one process alone works in so many parts, and sums as that many processes would
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
         require(self.save_every >= 0, f"runtime.save_every must not be negative, got {self.save_every}")
+        require(self.parts >= 1, f"runtime.parts must be at least 1, got {self.parts}")
         require(self.precision in ("auto", "float32", "bfloat16"),
                 f"runtime.precision must be auto, float32 or bfloat16, got {self.precision!r}")
 

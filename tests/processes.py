@@ -93,7 +93,7 @@ def one_sided(parallel: ParallelConfig = WHOLE) -> dict:
     batch = replace(whole, mask_BT=whole.mask_BT & (torch.arange(4) >= 2)[:, None])
     trained = model()
     with distributed.worker(trained, runtime(parallel), torch.float32) as (worker, layout):
-        mine = Batch(*(t.chunk(layout.data)[layout.part] for t in vars(batch).values()))
+        mine = Batch(*(t.chunk(layout.parts)[layout.own[0]] for t in vars(batch).values()))
         optimizer = trainer.make_optimizer(worker, OPTIM)
         metrics = trainer.update(worker, optimizer, [mine], sft_loss, lr=1e-3, clip_norm=0.5, layout=layout)
     return {**metrics, "mine": mine.count, "weights": {n: p.tolist() for n, p in trained.named_parameters()}}

@@ -133,6 +133,18 @@ def test_interleaved_lengths_are_spread_evenly_and_resume(stop):
     assert all(torch.equal(next(second).tokens_BT, e) for e in expected[stop:])
 
 
+def test_a_batch_in_parts_is_the_whole_batch():
+    def make():
+        return Interleaved(*(Loader(Windows(np.arange(60), length), 2, seed=0) for length in (4, 8)), share=0.4)
+
+    whole, parted = make(), make()
+    parted.take([0, 1], 2)
+    for _ in range(9):
+        rows = [next(parted).tokens_BT for _ in range(2)]
+        assert torch.equal(torch.cat(rows), next(whole).tokens_BT) and rows[0].shape[0] == 1
+    assert parted.state() == whole.state()
+
+
 @given(st.lists(st.lists(st.integers(3, 99), min_size=1, max_size=12), min_size=1, max_size=20), st.integers(4, 24))
 def test_packed_sequences_can_be_read_back_and_do_not_overlap(sequences, room):
     rows = packed(sequences, room)

@@ -145,6 +145,20 @@ def test_work_is_divided_and_equal_items_stay_together(two):
     assert [found["sampled"]["few"] for found in two] == [["A0"], ["A0"]], "a process without work gets the result too"
 
 
+def test_a_process_alone_can_work_in_the_parts_of_two(two, monkeypatch):
+    distributed.start(parts=2)
+    try:
+        alone = processes.sampled()
+    finally:
+        distributed.stop()
+    assert alone["letters"] == two[0]["sampled"]["letters"]
+    assert sorted(alone["seen"]) == sorted(two[0]["sampled"]["seen"] + two[1]["sampled"]["seen"])
+    assert len(processes.sampled()["seen"]) == 2, "and then again as a whole"
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match=r"runtime\.parts is for a process alone, got 2"):
+        distributed.start(parts=2)
+
+
 def test_replies_are_those_of_one_process(two):
     """The second of two equal prompts has a sample of its own; rounding did not turn a token here."""
     want = json.loads(json.dumps(processes.sampled()["drawn"]))

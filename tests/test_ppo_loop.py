@@ -72,7 +72,7 @@ def test_the_policy_starts_as_its_own_reference_and_the_first_ratio_is_one(token
     config = replace(PPO, temperature=temperature)
     model, r = rolled(tokenizer, config)
     assert torch.equal(r.logprobs_BT, r.reference_BT) and r.kl == 0
-    batch = next(ppo.minibatches(r, 8, 128, torch.Generator()))
+    (batch,) = next(ppo.minibatches(r, 8, 128, torch.Generator()))
     _, health = ppo.ppo_loss(model, batch, 0.2, 0.1, temperature)
     assert health["ratio"] == pytest.approx(1, abs=1e-5) and health["approx_kl"] == pytest.approx(0, abs=1e-6)
 
@@ -121,7 +121,7 @@ def test_advantages_are_whitened_over_tokens_and_nothing_leaks_into_padding(toke
 
 def test_minibatches_hold_every_reply_once_with_its_own_numbers(tokenizer):
     _, r = rolled(tokenizer)
-    parts = list(ppo.minibatches(r, 8, 128, torch.Generator().manual_seed(1)))
+    parts = sum(ppo.minibatches(r, 8, 128, torch.Generator().manual_seed(1)), [])
     assert [len(p.replies.mask_BT) for p in parts] == [8, 8]
     rows = [row[mask].tolist() for p in parts for row, mask in zip(p.logprobs_BT, p.replies.mask_BT, strict=True)]
     own = [row[mask].tolist() for row, mask in zip(r.logprobs_BT, r.mask_BT, strict=True)]
@@ -142,7 +142,7 @@ def test_accumulation_changes_no_gradient(tokenizer, monkeypatch):
     for size in (16, 1):
         model = ppo.ActorCritic(policy())
         optimizer = trainer.make_optimizer(model, PPO.optim)
-        batches = list(ppo.minibatches(r, size, 128, torch.Generator().manual_seed(1)))
+        batches = sum(ppo.minibatches(r, size, 128, torch.Generator().manual_seed(1)), [])
 
         def loss(m, b):
             return ppo.ppo_loss(m, b, 0.2, 0.1, 1.0)

@@ -1,7 +1,8 @@
 """Each stage built by two processes that torchrun started, from what one process left: the same metrics and the same texts.
 
 The processes run this file as a program: for every stage they build the artifact that is missing, and put back the one that
-a single process made, so that no stage starts from another's rounding.
+a single process made, so that no stage starts from another's rounding. One process that works in two parts does the same:
+its files are to the bit those of two processes with whole copies.
 """
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from test_rlhf import TINY
 
-from llama2_lib.__main__ import main
+from llama2_lib.__main__ import main, value
 from llama2_lib.config import override, preset
 from llama2_lib.stages import road
 from llama2_lib.training import distributed
@@ -31,14 +32,15 @@ PLACES = {"pretrain": "pretrain", "sft": "sft", "preferences": "preferences", "r
 CLOCK = ("seconds", "tokens_per_second")
 
 
-def build_again(one: Path, two: Path) -> None:
+def build_again(one: Path, two: Path, *settings: str) -> None:
     """Each artifact of the run in `one`, built anew by all processes from the others there, and moved to `two`."""
-    distributed.start()
+    recipe = override(preset("toy"), **SETTINGS, **{key: value(text) for key, text in (s.split("=") for s in settings)})
+    distributed.start(recipe.runtime.parts)
     for place, stage in PLACES.items():
         if distributed.is_main():
             (one / place).rename(one / "aside")
         distributed.wait()
-        road.build(stage, override(preset("toy"), **SETTINGS), one)
+        road.build(stage, recipe, one)
         distributed.wait()
         if distributed.is_main():
             (two / place).parent.mkdir(parents=True, exist_ok=True)
@@ -48,36 +50,48 @@ def build_again(one: Path, two: Path) -> None:
     if distributed.is_main():
         shutil.rmtree(one / "sft")
     distributed.wait()
-    assert main(["sft", "toy", f"workdir={one}", *(f"{name}={value}" for name, value in SETTINGS.items())]) == 0
+    said = [f"{name}={setting}" for name, setting in SETTINGS.items()]
+    assert main(["sft", "toy", f"workdir={one}", *said, *settings]) == 0
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> tuple[Path, Path, str]:
-    """(the run of one process, what two made of it, what they printed)."""
-    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+def runs(tmp_path_factory) -> dict[str, Path | str]:
+    """one: the run of one process. What was made of it: two, by two that shard weights; copies, by two that do not; parts,
+    by one in two parts. said: what they printed."""
+    found = {name: tmp_path_factory.mktemp(name) for name in ("one", "two", "copies", "parts")}
+    one = found["one"]
     for stage in ("gatt", "distillation"):
         road.build(stage, override(preset("toy"), **SETTINGS), one)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     folders = (str(Path(__file__).parents[1]), str(Path(__file__).parent))
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*torchrun, __file__, one, two], env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return one, two, done.stdout
+    said = ""
+    for name, start, settings in (("two", torchrun, []), ("copies", torchrun, ["runtime.parallel.shard=false"]),
+                                  ("parts", [], ["runtime.parts=2"])):
+        done = subprocess.run([sys.executable, *start, __file__, one, found[name], *settings], env=env, capture_output=True,
+                              text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        said += done.stdout
+    return {**found, "said": said}
 
 
 def records(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def timeless(path: Path) -> list[dict]:
+    return [{name: x for name, x in record.items() if name not in CLOCK} for record in records(path)]
+
+
 @pytest.mark.parametrize("place", [p for p in PLACES if p not in ("preferences", "rlhf/V1")])     # these measure no steps
 def test_a_stage_has_the_metrics_of_one_process(runs, place):
-    one, two, _ = runs
+    one, two = runs["one"], runs["two"]
     files = [p.relative_to(one) for p in (one / place).rglob("metrics.jsonl")]
     assert files
     for file in files:
-        for record, want in zip(records(two / file), records(one / file), strict=True):
+        for record, want in zip(timeless(two / file), timeless(one / file), strict=True):
             assert record.keys() == want.keys()
-            for name in record.keys() - set(CLOCK):
+            for name in record:
                 assert math.isclose(record[name], want[name], rel_tol=1e-4, abs_tol=1e-4), \
                     f"{file}: {name} is {record[name]}, {want[name]} with one process: {want}"
 
@@ -86,15 +100,25 @@ def test_a_stage_has_the_metrics_of_one_process(runs, place):
                                              ("preferences/helpfulness.jsonl", "chosen"), ("rlhf/V5/safety.jsonl", "chosen"),
                                              ("gatt/dialogues.jsonl", "turns"), ("distillation/pairs.jsonl", "reply")])
 def test_what_was_sampled_on_the_way_is_the_same(runs, file, field):
-    one, two, _ = runs
-    said = [[record[field] for record in records(run / file)] for run in (one, two)]
-    assert said[0] and said[0] == said[1]
+    said = [[record[field] for record in records(runs[run] / file)] for run in ("one", "two", "copies")]
+    assert said[0] and said[0] == said[1] == said[2]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_one_process_in_two_parts_makes_what_two_make_to_the_bit(runs, place):
+    copies, parts = runs["copies"], runs["parts"]
+    files = [p.relative_to(copies) for p in (copies / place).rglob("*") if p.suffix in (".safetensors", ".jsonl")]
+    assert files
+    for file in files:
+        if file.name == "metrics.jsonl":
+            assert timeless(parts / file) == timeless(copies / file), file
+        else:
+            assert (parts / file).read_bytes() == (copies / file).read_bytes(), file
 
 
 def test_the_command_line_speaks_once(runs):
-    one, _, said = runs
-    assert said.strip().splitlines() == [f"sft toy: {one / 'sft'}"]
+    assert runs["said"].strip().splitlines() == [f"sft toy: {runs['one'] / 'sft'}"] * 3
 
 
 if __name__ == "__main__":
-    build_again(Path(sys.argv[1]), Path(sys.argv[2]))
+    build_again(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

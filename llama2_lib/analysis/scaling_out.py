@@ -7,6 +7,7 @@ which processes that share two cores cannot show.
 """
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from dataclasses import replace
@@ -67,19 +68,22 @@ def seeded(preset: str, seed: int, parallel: dict) -> Recipe:
 
 # ---------------------------------------------------------------------------------------------------------------- training
 
-def train(preset: str, seed: int, folder: str, parallels: list[dict], steps: int) -> list[dict]:
-    """For each layout: the "losses" of `steps` steps of fine-tuning the base model in folder/pretrain, and what this process
-    "held" of it: where its part of each matrix begins and ends along each axis."""
+def train(preset: str, seed: int, folder: str, parallels: list[dict], steps: int, parts: int = 1) -> list[dict]:
+    """For each layout: the "losses" of `steps` steps of fine-tuning the base model in folder/pretrain, a "digest" of the
+    weights they led to, and what this process "held": where its part of each matrix begins and ends along each axis."""
+    distributed.start(parts)
     recipes = [seeded(preset, seed, parallel) for parallel in parallels]
-    return [{"losses": _tuned(recipe, Path(folder), steps), "held": _held(recipe)} for recipe in recipes]
+    return [{**_tuned(recipe, Path(folder), steps), "held": _held(recipe)} for recipe in recipes]
 
 
-def _tuned(recipe: Recipe, folder: Path, steps: int) -> list[float]:
+def _tuned(recipe: Recipe, folder: Path, steps: int) -> dict:
     base = folder / "pretrain"
     model, tokenizer = checkpoint.load_model(base), Tokenizer.load(base / "tokenizer.model")
     config = replace(recipe.sft, demonstrations=PACKED * ROWS * steps, batch_size=ROWS, epochs=1)
     shown = sft.demonstrations(world_for(recipe.world), config, recipe.seed)
-    return [record["loss"] for record in sft.tune(model, tokenizer, shown, config, recipe, steps=steps)]
+    losses = [record["loss"] for record in sft.tune(model, tokenizer, shown, config, recipe, steps=steps)]
+    bits = b"".join(p.detach().numpy().tobytes() for p in model.parameters())
+    return {"losses": losses, "digest": hashlib.sha256(bits).hexdigest()}
 
 
 def _held(recipe: Recipe) -> dict[str, list[list[int]]]:
@@ -96,6 +100,12 @@ def runs(recipe: Recipe, folder: Path, layouts: dict[str, tuple[int, dict]], ste
         by_rank = together(processes, train, recipe.name, recipe.seed, str(folder), [layouts[n][1] for n in names], steps)
         found |= {name: [of_rank[i] for of_rank in by_rank] for i, name in enumerate(names)}
     return {name: found[name] for name in layouts}
+
+
+def in_parts(recipe: Recipe, folder: Path, parts: int, steps: int = STEPS) -> dict:
+    """What `train` gives on one process that works in `parts` parts, and so sums in the order of that many processes."""
+    (alone,) = together(1, train, recipe.name, recipe.seed, str(folder), [{}], steps, parts)
+    return alone[0]
 
 
 def gaps(found: dict[str, list[dict]]) -> dict[str, list[float]]:

@@ -269,15 +269,19 @@ class MiniBatch(Movable):
 
 
 def minibatches(rollouts: Rollouts, size: int, context: int, generator: torch.Generator,
-                layout: Layout = ALONE) -> Iterator[MiniBatch]:
-    """The rollouts once, in random order, `size` replies at a time, of which each process takes its part."""
-    require(size % layout.data == 0, f"a minibatch of {size} replies cannot be cut into {layout.data} equal parts")
+                layout: Layout = ALONE) -> Iterator[list[MiniBatch]]:
+    """The rollouts once, in random order, `size` replies at a time: of each minibatch the parts of this process."""
+    require(size % layout.parts == 0, f"a minibatch of {size} replies cannot be cut into {layout.parts} equal parts")
     for whole_B in torch.randperm(len(rollouts.dialogues), generator=generator).split(size):
-        chosen_B = whole_B.tensor_split(layout.data)[layout.part]
-        replies = laid_out([rollouts.dialogues[b] for b in chosen_B], [rollouts.starts[b] for b in chosen_B], context)
-        T = replies.mask_BT.shape[1]
-        yield MiniBatch(replies, *(x[chosen_B, :T] for x in (rollouts.logprobs_BT, rollouts.values_BT,
-                                                             rollouts.advantages_BT, rollouts.returns_BT)))
+        cut = whole_B.tensor_split(layout.parts)
+        yield [_chosen(rollouts, cut[part], context) for part in layout.own]
+
+
+def _chosen(rollouts: Rollouts, rows_B: Tensor, context: int) -> MiniBatch:
+    replies = laid_out([rollouts.dialogues[b] for b in rows_B], [rollouts.starts[b] for b in rows_B], context)
+    T = replies.mask_BT.shape[1]
+    return MiniBatch(replies, *(x[rows_B, :T] for x in (rollouts.logprobs_BT, rollouts.values_BT,
+                                                        rollouts.advantages_BT, rollouts.returns_BT)))
 
 
 def ppo_loss(model: ActorCritic, batch: MiniBatch, clip: float, value_weight: float,
@@ -296,10 +300,10 @@ def learn(model: ActorCritic, optimizer: torch.optim.Optimizer, rollouts: Rollou
           layout: Layout = ALONE) -> dict[str, float]:
     """One optimiser step for each minibatch, config.epochs times over; the means of what the steps measured come back."""
     loss = partial(ppo_loss, clip=config.clip, value_weight=config.value_weight, temperature=config.temperature)
-    done = [trainer.update(model, optimizer, [batch], loss, lr=lr, clip_norm=config.optim.clip_norm, dtype=dtype, step=step,
+    done = [trainer.update(model, optimizer, parts, loss, lr=lr, clip_norm=config.optim.clip_norm, dtype=dtype, step=step,
                            layout=layout)
             for _ in range(config.epochs)
-            for batch in minibatches(rollouts, config.minibatch, model.policy.config.max_seq_len, generator, layout)]
+            for parts in minibatches(rollouts, config.minibatch, model.policy.config.max_seq_len, generator, layout)]
     return {name: sum(d[name] for d in done) / len(done) for name in done[0]}
 
 

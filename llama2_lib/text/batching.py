@@ -208,8 +208,8 @@ class Loader:
     The last rows of an epoch that do not fill a batch are left for no one if `drop_last` (pretraining, where every batch
     must be the same size), else they make a smaller batch. Raises ValueError if the rows do not fill one batch.
 
-    After `take` each batch is one process's part of it. The position is that of the whole batches: a run may go on with
-    another number of processes.
+    After `take` each batch comes in parts, those of one process. The position is that of the whole batches: a run may go on
+    with another number of processes.
     """
 
     def __init__(self, rows: Rows, batch_size: int, seed: int, *, epochs: int | None = None, drop_last: bool = True) -> None:
@@ -218,7 +218,8 @@ class Loader:
         if drop_last and len(rows) < batch_size:
             raise ValueError(f"{len(rows)} rows do not fill one batch of {batch_size}: no step would run")
         self.rows, self.batch_size, self.seed, self.epochs, self.drop_last = rows, batch_size, seed, epochs, drop_last
-        self.epoch, self.index, self.part, self.parts = 0, 0, 0, 1
+        self.epoch, self.index = 0, 0
+        self.take([0], 1)
         self._shuffled, self._order_R = -1, np.empty(0, dtype=np.int64)      # the epoch whose order is drawn, and the order
 
     def __len__(self) -> int:
@@ -229,13 +230,30 @@ class Loader:
     def __iter__(self) -> Loader:
         return self
 
-    def take(self, part: int, parts: int) -> None:
-        """From now on only the rows of part 0 … parts − 1 of each batch. ValueError if a batch has no such equal parts."""
+    def take(self, own: Sequence[int], parts: int) -> None:
+        """From now on, of each batch, its parts `own` (of 0 … parts − 1), one after another.
+
+        ValueError if a batch has no such equal parts.
+        """
         if self.batch_size % parts:
             raise ValueError(f"a batch of {self.batch_size} rows cannot be cut into {parts} equal parts, one a process")
-        self.part, self.parts = part, parts
+        self.own, self.parts = own, parts
+        self._waiting: list[Batch | Idle] = []
 
     def __next__(self) -> Batch | Idle:
+        if not self._waiting:
+            whole_B = self._rows_of_next_batch()
+            cut = np.array_split(whole_B, self.parts)       # an epoch's last batch may not divide
+            self._waiting = [self.rows.batch(cut[part], whole_B) if len(cut[part]) else Idle(self.rows.batch(whole_B[:1]))
+                             for part in reversed(self.own)]
+        return self._waiting.pop()
+
+    @property
+    def waiting(self) -> int:
+        """Parts of the last batch that were not asked for yet."""
+        return len(self._waiting)
+
+    def _rows_of_next_batch(self) -> np.ndarray:
         if self.index == len(self):
             self.epoch, self.index = self.epoch + 1, 0
         if self.epoch == self.epochs:
@@ -245,9 +263,7 @@ class Loader:
             self._shuffled = self.epoch
         start = self.index * self.batch_size
         self.index += 1
-        whole_B = self._order_R[start:start + self.batch_size]
-        mine_B = np.array_split(whole_B, self.parts)[self.part]       # an epoch's last batch may not divide
-        return self.rows.batch(mine_B, whole_B) if len(mine_B) else Idle(self.rows.batch(whole_B[:1]))
+        return self._order_R[start:start + self.batch_size]
 
     def state(self) -> dict[str, int]:
         """Where the loader stands, as plain JSON types."""
@@ -260,7 +276,7 @@ class Loader:
         wrong = [f"{k} was {state.get(k)}, is {here[k]}" for k in ("seed", "rows", "batch_size") if state.get(k) != here[k]]
         if wrong:
             raise ValueError("the loader cannot resume: " + "; ".join(wrong))
-        self.epoch, self.index = state["epoch"], state["index"]
+        self.epoch, self.index, self._waiting = state["epoch"], state["index"], []
 
 
 class Interleaved:
@@ -274,12 +290,15 @@ class Interleaved:
     def __iter__(self) -> Interleaved:
         return self
 
-    def take(self, part: int, parts: int) -> None:
-        """From now on only one process's part of each batch, as `Loader.take` says."""
-        self.common.take(part, parts)
-        self.rare.take(part, parts)
+    def take(self, own: Sequence[int], parts: int) -> None:
+        """From now on only one process's parts of each batch, as `Loader.take` says."""
+        self.common.take(own, parts)
+        self.rare.take(own, parts)
 
     def __next__(self) -> Batch | Idle:
+        begun = next((loader for loader in (self.common, self.rare) if loader.waiting), None)
+        if begun is not None:
+            return next(begun)
         due = int((self.taken + 1) * self.share) > int(self.taken * self.share)
         self.taken += 1
         return next(self.rare if due else self.common)

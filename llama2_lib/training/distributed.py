@@ -10,7 +10,9 @@ is a no-op, and nothing of torch.distributed is loaded: it takes seconds to impo
     torchrun --nproc-per-node=2 -m llama2_lib sft toy runtime.parallel.tensor=2
 
 What is summed in another order is rounded otherwise. For dozens of steps that stays in the last digits; over hundreds at a
-high learning rate it grows, between two processes and one as between two threads of one process and one thread.
+high learning rate it grows, between two processes and one as between two threads of one process and one thread. A process
+alone can be told to work in as many parts as a group would, one after another (`runtime.parts`): then the sums are the same
+too, and what it makes equals what two processes make to the bit.
 
 The paper says nothing of its parallelism. Left out: pipeline and context parallelism, models too large for the memory of
 one host (each process reads the whole model once before it keeps its part).
@@ -36,13 +38,22 @@ if TYPE_CHECKING:
 
 A, T, M = TypeVar("A", bound=Hashable), TypeVar("T"), TypeVar("M", bound=nn.Module)
 PATIENCE = timedelta(days=1)      # what one process does alone (cleaning a corpus), the others wait for
+_parts_alone = 1                  # in how many parts a process without a group works
 
 
 # ------------------------------------------------------------------------------------------------------------- processes
 
-def start() -> None:
-    """Join the processes that torchrun started, by nccl between GPUs and by gloo between CPUs; without torchrun, nothing."""
-    if "RANK" not in os.environ or grouped():
+def start(parts: int = 1) -> None:
+    """Join the processes that torchrun started, by nccl between GPUs and by gloo between CPUs.
+
+    Without torchrun this process works alone, in `parts` parts from now on (`runtime.parts`). ValueError for parts in a
+    group, where each process does one.
+    """
+    global _parts_alone
+    together = "RANK" in os.environ or grouped()
+    require(parts == 1 or not together, f"runtime.parts is for a process alone, got {parts} under torchrun")
+    _parts_alone = parts
+    if not together or grouped():
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -50,7 +61,9 @@ def start() -> None:
 
 
 def stop() -> None:
-    """Leave the group; nothing without one."""
+    """Leave the group; alone, work in one part again."""
+    global _parts_alone
+    _parts_alone = 1
     _layout.cache_clear()
     if grouped():
         dist.destroy_process_group()
@@ -105,14 +118,15 @@ def divided(items: Sequence[A], work: Callable[[list[A]], Sequence[T]]) -> list[
     Equal items go to one process together, in their order: what `work` counts among equals (the samples of a prompt) comes
     out as on one process. All processes must make the same call; `work` must make none that others have to join.
     """
-    if not grouped():
-        return list(work(list(items)))
+    parts, own = (world_size(), [rank()]) if grouped() else (_parts_alone, range(_parts_alone))
     owners: dict[A, int] = {}
     for item in items:
-        owners.setdefault(item, len(owners) % world_size())
-    mine = [i for i, item in enumerate(items) if owners[item] == rank()]
-    done = work([items[i] for i in mine]) if mine else ()
-    found = dict(pair for part in everyones(list(zip(mine, done, strict=True))) for pair in part)
+        owners.setdefault(item, len(owners) % parts)
+    done: list[tuple[int, T]] = []
+    for part in own:
+        places = [i for i, item in enumerate(items) if owners[item] == part]
+        done += zip(places, work([items[i] for i in places]) if places else (), strict=True)
+    found = dict(pair for process in everyones(done) for pair in process)
     return [found[i] for i in range(len(items))]
 
 
@@ -140,15 +154,19 @@ def for_training(model: M) -> M:
 
 @dataclass(frozen=True)
 class Layout:
-    """The mesh of processes, data × tensor, and what is summed over it; by default one process alone."""
+    """The mesh of processes, data × tensor, and what is summed over it; by default one process alone.
+
+    parts: of each batch; in a group as many as `data`, and one process may do all of them, one after another.
+    """
     data: int = 1
     tensor: int = 1
     mesh: DeviceMesh | None = None
+    parts: int = 1
 
     @property
-    def part(self) -> int:
-        """Which part of each batch this process reads, 0 … data − 1."""
-        return 0 if self.mesh is None else self.mesh.get_local_rank("data")
+    def own(self) -> Sequence[int]:
+        """Which parts of each batch this process reads, of 0 … parts − 1."""
+        return range(self.parts) if self.mesh is None else [self.mesh.get_local_rank("data")]
 
     def totals(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """The sum of each number over the parts of the batch, in double precision, the same on every process."""
@@ -160,7 +178,7 @@ class Layout:
 
     def clip_gradients(self, model: nn.Module, clip_norm: float) -> float:
         """Scale the gradient to a norm of at most `clip_norm`; its norm before. Waits for the GPU."""
-        if self.mesh is None:
+        if self.parts == 1 and self.mesh is None:
             return float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
         from llama2_lib.training import sharding
         return sharding.clip_gradients(model, clip_norm).item()
@@ -177,7 +195,7 @@ ALONE = Layout()
 
 def layout(parallel: ParallelConfig) -> Layout:
     """The mesh for `parallel`. ValueError if the processes are no multiple of parallel.tensor."""
-    return _layout(parallel.tensor) if grouped() else ALONE
+    return _layout(parallel.tensor) if grouped() else Layout(parts=_parts_alone)
 
 
 @functools.cache
@@ -185,7 +203,7 @@ def _layout(tensor: int) -> Layout:
     from torch.distributed.device_mesh import init_device_mesh
     require(world_size() % tensor == 0, f"{world_size()} processes are not a multiple of runtime.parallel.tensor {tensor}")
     shape = (world_size() // tensor, tensor)
-    return Layout(*shape, init_device_mesh(device().type, shape, mesh_dim_names=("data", "tensor")))
+    return Layout(*shape, init_device_mesh(device().type, shape, mesh_dim_names=("data", "tensor")), parts=shape[0])
 
 
 # ---------------------------------------------------------------------------------------------------------------- worker

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llama2_lib.config import ModelConfig, ParallelConfig, RuntimeConfig, require
 from llama2_lib.model.transformer import Transformer, TransformerBlock
-from llama2_lib.training.distributed import Layout, device
+from llama2_lib.training.distributed import Layout, device, grouped, world_size
 from llama2_lib.training.pieces import local
 
 BUCKET = 8_000_000      # numbers in one message of gradients
@@ -107,7 +107,7 @@ def _check_division(config: ModelConfig, tensor: int) -> None:
 def holders(tensor: Tensor) -> int:
     """How many processes hold the same part of `tensor`."""
     if not isinstance(tensor, DTensor):
-        return dist.get_world_size()
+        return world_size()
     mesh = tensor.device_mesh
     cuts = [size for size, placement in zip(mesh.shape, tensor.placements, strict=True) if not placement.is_replicate()]
     return dist.get_world_size() // torch.Size(cuts).numel()
@@ -151,7 +151,8 @@ def clip_gradients(model: nn.Module, clip_norm: float) -> Tensor:
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     squares = [local(g).float().norm().double().square() / holders(g) for g in gradients]
     total = torch.stack(squares).sum()
-    dist.all_reduce(total)
+    if grouped():
+        dist.all_reduce(total)
     norm = total.sqrt()
     scale = (clip_norm / (norm + 1e-6)).clamp(max=1.0)
     for g in gradients:

@@ -109,13 +109,13 @@ def _count(batches: Sequence[MicroBatch], lr: float, step: int, layout: Layout) 
 
 
 def accumulate_gradients(model: nn.Module, batches: Sequence[MicroBatch], loss_fn: Loss, tokens: int,
-                          dtype: torch.dtype, layout: Layout) -> dict[str, torch.Tensor | float]:
+                          dtype: torch.dtype, layout: Layout) -> dict[str, torch.Tensor]:
     """Gradients of the mean loss over all `tokens`, added into the parameters; this process's part of each mean.
 
     A batch in which no label counts has gradients of 0 and a loss of 0 / 0. One process leaves it out; several must meet.
     """
     device = next(model.parameters()).device
-    sums: dict[str, torch.Tensor | float] = {}
+    sums: dict[str, torch.Tensor] = {}
     for batch in batches:
         if batch.count == 0 and layout.data == 1:
             continue
@@ -124,7 +124,8 @@ def accumulate_gradients(model: nn.Module, batches: Sequence[MicroBatch], loss_f
             loss, health = loss_fn(model, batch.to(device))
         (loss * (share * layout.data)).backward()      # data parallel averages gradients over the processes
         for name, value in {**health, "loss": loss.detach()}.items():
-            sums[name] = sums.get(name, 0.0) + (share * value if batch.count else 0.0)
+            part = share * value if batch.count else 0.0
+            sums[name] = sums.get(name, 0.0) + torch.as_tensor(part, dtype=torch.float64)     # as `Layout.totals` sums
     return sums
 
 
@@ -159,14 +160,14 @@ def fit(model: nn.Module, loader: Iterator[MicroBatch], loss_fn: Loss, optim: Op
     run = {"steps": steps, "seed": seed, "micro_batches": micro_batches, "optim": dataclasses.asdict(optim)}
     model.train()
     with own_randomness(seed), _bar(steps, title) as bar, distributed.worker(model, runtime, dtype) as (worker, layout):
-        if layout.data > 1:
-            loader.take(layout.part, layout.data)
+        if layout.parts > 1:
+            loader.take(layout.own, layout.parts)
         optimizer = make_optimizer(worker, optim)
         history, dtype = _resume(folder, worker, optimizer, loader, run, dtype)
         step_loss = torch.compile(loss_fn) if runtime.compile and worker is model else loss_fn
         for step in range(len(history), steps):
             start, lr = time.perf_counter(), lr_at(step, optim, steps)
-            batches = _next_batches(loader, micro_batches, step, steps)
+            batches = _next_batches(loader, micro_batches * len(layout.own), step, steps)
             metrics = update(worker, optimizer, batches, step_loss, lr=lr, clip_norm=optim.clip_norm, dtype=dtype, step=step,
                              layout=layout)
             history.append(_record(step, metrics, lr, time.perf_counter() - start, history))
