@@ -204,9 +204,12 @@ def test_the_ledger_is_json_in_one_form():
     assert text == json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n"
 
 
-@pytest.mark.parametrize(("mean", "low", "high", "words"), [(0.12345, 0.1, 0.15, "0.123 (0.100 … 0.150)"),
-                                                            (19.71, 7.3, 32.1, "20 (7 … 32)"),
-                                                            (-0.00412, -0.00618, -0.00206, "-0.0041 (-0.0062 … -0.0021)"),
-                                                            (4.0, 4.0, 4.0, "4")])
+@pytest.mark.parametrize(("mean", "low", "high", "words"), [
+    (0.12345, 0.1, 0.15, "0.123 (0.100 … 0.150)"),
+    (19.71, 7.3, 32.1, "20 (7 … 32)"),
+    (-0.00412, -0.00618, -0.00206, "-0.0041 (-0.0062 … -0.0021)"),
+    (2.7e-7, 1.1e-7, 4.3e-7, "2.7e-07 (1.1e-07 … 4.3e-07)"),
+    (4.0, 4.0, 4.0, "4"),
+])
 def test_a_mean_is_printed_to_two_digits_of_its_interval_s_half_width(mean, low, high, words):
     assert claims.measured({"mean": mean, "interval": [low, high]}) == words
