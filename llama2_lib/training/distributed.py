@@ -12,7 +12,8 @@ is a no-op, and nothing of torch.distributed is loaded: it takes seconds to impo
 What is summed in another order is rounded otherwise. For dozens of steps that stays in the last digits; over hundreds at a
 high learning rate it grows, between two processes and one as between two threads of one process and one thread. A process
 alone can be told to work in as many parts as a group would, one after another (`runtime.parts`): then the sums are the same
-too, and what it makes equals what two processes make to the bit.
+too, and what it makes equals to the bit what two processes make that keep whole copies. Shards sum the gradient's norm in
+parts, and more than two processes sum in an order of their own: those differ by rounding.
 
 The paper says nothing of its parallelism. Left out: pipeline and context parallelism, models too large for the memory of
 one host (each process reads the whole model once before it keeps its part).
