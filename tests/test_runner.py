@@ -63,7 +63,8 @@ def test_the_table_and_the_exit_status(course_run, capsys, monkeypatch, tmp_path
     built = []
     assert runner.main(["--out", str(tmp_path)]) == 1
     said = capsys.readouterr().out
-    assert "01_good" in said and "✗ 02_bad, cell cell-1: ValueError: on purpose" in said and "from start to end" in said
+    assert said.startswith("the models first") and "from start to end" in said
+    assert "01_good" in said and "✗ 02_bad, cell cell-1: ValueError: on purpose" in said
     monkeypatch.setattr(runner, "run", lambda *a: results[:1])
     assert runner.main(["--out", str(tmp_path), "--notebooks", "01"]) == 0
     assert built == [("toy", 0)], "all models for all notebooks; a few notebooks build what they miss"
@@ -132,6 +133,9 @@ def test_the_estimate_is_the_last_run_here_else_the_authors_record_else_a_guess(
     progress.record_seconds({"04_d": 5.0}, tmp_path / "here.json", "small")
     expected = progress.expected_seconds(["01_a", "02_b", "03_c"], tmp_path / "here.json", "toy")
     assert expected == {"01_a": 10.0, "02_b": 33.3, "03_c": progress.GUESS}
+    progress.RECORD.write_text('{"toy": {"models": 1170}}')
+    assert progress.models_take("toy") == "; from nothing they take about 20 minutes on two cores"
+    assert progress.models_take("small") == ""
 
 
 def test_the_time_left_falls_and_follows_the_pace():

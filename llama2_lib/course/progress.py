@@ -15,6 +15,7 @@ from tqdm import tqdm
 from llama2_lib.course import ROOT
 
 GUESS = 30.0          # seconds of a notebook that nobody has timed
+MODELS = "models"     # what the record calls the building of all models, from nothing
 RECORD = ROOT / "data" / "course_seconds.json"
 
 
@@ -26,6 +27,12 @@ def expected_seconds(names: list[str], here: Path, preset: str) -> dict[str, flo
     """Seconds each notebook is expected to take at `preset`; `here` is the record of this machine's last run."""
     known = _read(RECORD).get(preset, {}) | _read(here).get(preset, {})
     return {name: float(known.get(name, GUESS)) for name in names}
+
+
+def models_take(preset: str) -> str:
+    """What building the models of `preset` from nothing is expected to take, in words; "" where nobody has timed it."""
+    seconds = _read(RECORD).get(preset, {}).get(MODELS)
+    return f"; from nothing they take about {seconds / 60:.0f} minutes on two cores" if seconds else ""
 
 
 def record_seconds(seconds: dict[str, float], here: Path, preset: str) -> None:

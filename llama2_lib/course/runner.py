@@ -21,7 +21,7 @@ from llama2_lib.config import PRESETS, require
 from llama2_lib.course import ROOT, models
 from llama2_lib.course.notebook_files import QUIET_KERNEL, count_checks, find, normalise, title_and_claim
 from llama2_lib.course.pages import write_index, write_page
-from llama2_lib.course.progress import Countdown, expected_seconds, record_seconds
+from llama2_lib.course.progress import Countdown, expected_seconds, models_take, record_seconds
 
 AT_ONCE = 2        # notebooks: small operators gain little from a second thread, and a second notebook needs a whole core
 
@@ -133,6 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(problem))
     began, at_once = time.monotonic(), min(AT_ONCE, os.cpu_count() or 1, len(paths))
     if not args.notebooks:
+        print(f"the models first{models_take(args.preset)}", flush=True)
         if models.build(args.preset, args.seed):
             print("✗ the models were not built; the notebooks will try it themselves", file=sys.stderr)
         print(f"models: {time.monotonic() - began:.0f} s\n", flush=True)
