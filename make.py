@@ -5,6 +5,7 @@ constraints.txt, and runs everything else with that environment's Python. Old Py
 enough to be told which one is needed.
 """
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -154,9 +155,11 @@ def test(python, options):
     """Every check in turn, the failed ones named at the end. One thread a process: two run side by side."""
     one = {"OMP_NUM_THREADS": "1", "LLAMA2_FIGURES": str(ROOT / "build" / "test" / "figures")}
     pytest = ("-m", "pytest", "-q", "-n", "2", "--dist", "loadscope")
-    nbval = ("--nbval", "--nbval-current-env", "--nbval-cell-timeout=1200",
+    nbval = ("--no-loadscope-reorder", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=1200",
              "--nbval-sanitize-with=tests/nbval_sanitize.cfg")
-    notebooks = [p.relative_to(ROOT) for p in chosen(options)]
+    # the longest first, so that none is left over at the end
+    seconds = json.loads((ROOT / "data" / "course_seconds.json").read_text())["toy"]
+    notebooks = sorted((p.relative_to(ROOT) for p in chosen(options)), key=lambda p: -seconds.get(p.stem, 0))
     lint = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
     steps = [
         ("environment", lambda: call(python, "-m", "llama2_lib.course.environment")),
