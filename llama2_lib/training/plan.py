@@ -34,7 +34,7 @@ from llama2_lib.training import accounting, sharding, trainer
 from llama2_lib.training.distributed import ALONE, Layout, grouped
 from llama2_lib.training.pieces import local
 
-TRACED_LAYERS = (3, 6)        # enough for the worst moment to be where it is in a deep model
+TRACED_LAYERS = (3, 4)        # enough for the worst moment to be where it is in a deep model
 GIB = 2**30
 
 
