@@ -149,7 +149,6 @@ def test_eight_rows_at_once_equal_eight_single_rows():
             for name in whole:
                 assert (whole[name] - split[name]).abs().max() <= 1e-6, name
         drifts.append(split_loss - loss)
-    # a drift is a unit or two in the last place of a loss, 4.8e-7 each; the mean of so many is a tenth of one
     assert abs(sum(drifts) / len(drifts)) <= 2e-7, "the error does not average out: something is systematically off"
 
 

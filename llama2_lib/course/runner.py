@@ -57,7 +57,6 @@ def execute(path: Path, out: Path, parameters: dict[str, object], timeout: int =
     import papermill
     unknown = sorted(set(parameters) - set(papermill.inspect_notebook(str(path))))
     require(not unknown, f"{path.name} has no parameter called {', '.join(unknown)}")
-    path, out = path.resolve(), out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     target, began, stopped = out / path.name, time.monotonic(), ""
     try:

@@ -155,14 +155,17 @@ def for_training(model: M) -> M:
 
 @dataclass(frozen=True)
 class Layout:
-    """The mesh of processes, data × tensor, and what is summed over it; by default one process alone.
-
-    parts: of each batch; in a group as many as `data`, and one process may do all of them, one after another.
-    """
+    """The mesh of processes, data × tensor, and what is summed over it; by default one process alone, which cuts each batch
+    in `alone` parts and reads them one after another."""
     data: int = 1
     tensor: int = 1
     mesh: DeviceMesh | None = None
-    parts: int = 1
+    alone: int = 1
+
+    @property
+    def parts(self) -> int:
+        """How many parts each batch is cut in."""
+        return self.alone if self.mesh is None else self.data
 
     @property
     def own(self) -> Sequence[int]:
@@ -196,7 +199,7 @@ ALONE = Layout()
 
 def layout(parallel: ParallelConfig) -> Layout:
     """The mesh for `parallel`. ValueError if the processes are no multiple of parallel.tensor."""
-    return _layout(parallel.tensor) if grouped() else Layout(parts=_parts_alone)
+    return _layout(parallel.tensor) if grouped() else Layout(alone=_parts_alone)
 
 
 @functools.cache
@@ -204,7 +207,7 @@ def _layout(tensor: int) -> Layout:
     from torch.distributed.device_mesh import init_device_mesh
     require(world_size() % tensor == 0, f"{world_size()} processes are not a multiple of runtime.parallel.tensor {tensor}")
     shape = (world_size() // tensor, tensor)
-    return Layout(*shape, init_device_mesh(device().type, shape, mesh_dim_names=("data", "tensor")), parts=shape[0])
+    return Layout(*shape, init_device_mesh(device().type, shape, mesh_dim_names=("data", "tensor")))
 
 
 # ---------------------------------------------------------------------------------------------------------------- worker
