@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 MIN_GAIN = 1.25      # bfloat16 must win by this much: below it the loss of digits buys nothing
-ROUNDS = 5
+ROUNDS = 12
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,11 @@ def _choose_for(device: str) -> Precision:
 def _measured_gain() -> float:
     """Time of a linear layer, forward and backward, in float32 over its time in bfloat16 autocast; best of a few rounds.
 
-    The rounds are interleaved, so that another program's load falls on both. Draws no random numbers.
+    The rounds are interleaved, so that another program's load falls on both, and done by one thread: two would wait for each
+    other where a core is busy, and the choice hang on chance. Draws no random numbers.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     x_BD = torch.linspace(-1, 1, 512 * 256).reshape(512, 256)
     w_DD = torch.linspace(-1, 1, 704 * 256).reshape(704, 256).requires_grad_()
     best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
@@ -77,4 +80,5 @@ def _measured_gain() -> float:
                 y_BD = F.linear(x_BD, w_DD)
             torch.autograd.grad(y_BD.float().sum(), w_DD)
             best[dtype] = min(best[dtype], time.perf_counter() - start)
+    torch.set_num_threads(threads)
     return best[torch.float32] / best[torch.bfloat16]
