@@ -316,12 +316,15 @@ class GAttConfig:
 class ParallelConfig:
     """How a model is spread over the processes that torchrun started, data × tensor of them; on one it says nothing."""
     tensor: int = 1              # processes that share each matrix; the others each read another part of a batch
+    together: bool = True        # False: the first trains, with the threads of all, and all sample: pays for toys
     shard: bool = True           # FSDP2: a process keeps its part of weights, gradients and moments; False: whole copies
     reshard: bool = True         # free a block's gathered weights after its forward pass, gather them again for the backward
     checkpointing: bool = False  # keep each block's input alone, compute the rest again in the backward pass
 
     def __post_init__(self) -> None:
         require(self.tensor >= 1, f"parallel.tensor must be at least 1, got {self.tensor}")
+        require(self.together or self.tensor == 1,
+                f"parallel.tensor is {self.tensor}, but with parallel.together=False one process trains alone")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=64,
 LARGER = replace(CONFIG, dim=128, n_layers=6, vocab_size=512, max_seq_len=64)
 OPTIM = OptimConfig(peak_lr=3e-3, warmup_steps=3, clip_norm=0.5)
 STEPS, SAVED = 12, 5
-WHOLE = ParallelConfig()
+WHOLE, FIRST = ParallelConfig(), ParallelConfig(together=False)
 LAYOUTS = {
     2: {"fsdp": WHOLE, "copies": ParallelConfig(shard=False), "tensor": ParallelConfig(tensor=2),
         "checkpointing": ParallelConfig(checkpointing=True, reshard=False),
@@ -109,6 +109,18 @@ def refused(parallel: ParallelConfig, config: ModelConfig = CONFIG, batch_size: 
 
 
 PROMPTS = [[1, 5, 9], [1, 7, 20, 33, 4], [1, 60]]
+
+
+def watched() -> dict:
+    """Who looks on while the first process trains, with how many others and threads, and what each hears of an error."""
+    lookers, heard = [], ""
+    try:
+        trainer.fit(model(), loader(), sft_loss, OPTIM, 2, runtime=runtime(FIRST),
+                    on_step=lambda step, record: lookers.append([distributed.world_size(), torch.get_num_threads()]))
+        train(FIRST, stop_after=1)
+    except (Stopped, RuntimeError) as error:
+        heard = repr(error)
+    return {"lookers": lookers, "heard": heard, "after": [distributed.world_size(), torch.get_num_threads()]}
 
 
 def generated(parallel: ParallelConfig = WHOLE) -> dict:
@@ -215,6 +227,7 @@ def scenarios(place: str) -> dict:
         found["indivisible processes"] = refused(ParallelConfig(tensor=3))
         found["generate"], found["sampled"], found["artifact"] = generated(), sampled(), made(folder)
         found |= {f"paid {name}": paid(folder, LAYOUTS[2][name]) for name in ("fsdp", "tensor")}
+        found |= {"train first": train(FIRST), "paid first": paid(folder, FIRST), "watched": watched()}
         for name in ("fsdp", "tensor"):
             try:
                 train(LAYOUTS[2][name], folder / name, stop_after=SAVED + 2)

@@ -49,7 +49,7 @@ def close(found: dict, want: dict, case: str) -> None:
         assert torch.tensor(found["weights"][name]) == pytest.approx(torch.tensor(weight), abs=LATER), f"{case}: {name}"
 
 
-@pytest.mark.parametrize("name", processes.LAYOUTS[2])
+@pytest.mark.parametrize("name", [*processes.LAYOUTS[2], "first"])
 def test_two_processes_train_as_one_does(two, one, name):
     assert max(one["norms"]) > processes.OPTIM.clip_norm, "clipping never acted: an unequal norm would not show"
     for rank, found in enumerate(two):
@@ -128,7 +128,19 @@ def test_each_process_holds_its_half(two):
     assert [sum(found["generate"]["held"].values()) for found in two] == [whole / 2] * 2
 
 
-@pytest.mark.parametrize("name", ["fsdp", "tensor"])
+def test_the_first_trains_alone_with_the_threads_of_both(two):
+    first, second = (found["watched"] for found in two)
+    assert first["lookers"] == [[1, 2 * threads] for _, threads in [first["after"]] * 2] and second["lookers"] == []
+    assert first["after"] == second["after"] and first["after"][0] == 2, "and then they are two again"
+    assert (first["heard"], second["heard"]) == ("Stopped()", "RuntimeError('the first process stopped: Stopped: ')")
+
+
+def test_a_process_that_trains_alone_has_no_tensor_axis():
+    with pytest.raises(ValueError, match=r"parallel\.tensor is 2, but with parallel\.together=False"):
+        ParallelConfig(tensor=2, together=False)
+
+
+@pytest.mark.parametrize("name", ["fsdp", "tensor", "first"])
 def test_ppo_learns_as_on_one_process(two, tmp_path, name):
     want = processes.paid(tmp_path)
     for found in (t[f"paid {name}"] for t in two):

@@ -89,11 +89,11 @@ def test_models_are_built_by_as_many_processes_as_pay(monkeypatch):
     assert models.processes() == 1 and models.command("toy", 3, 1)[1:] == ["-m", "llama2_lib", "all", "toy", "seed=3"]
     monkeypatch.setattr(models.os, "cpu_count", lambda: 2)
     assert models.processes() == (2 if models.os.name == "posix" else 1)
-    assert {"--nproc-per-node=2", "runtime.parallel.shard=false"} <= set(models.command("toy", 0, 2))
+    assert {"--nproc-per-node=2", "runtime.parallel.together=false"} <= set(models.command("toy", 0, 2))
     assert "all" in road.STAGES
     monkeypatch.setattr(models.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(models.torch.cuda, "device_count", lambda: 8)
-    assert models.processes() == 8 and "runtime.parallel.shard=false" not in models.command("small", 0, 8)
+    assert models.processes() == 8 and "runtime.parallel.together=false" not in models.command("small", 0, 8)
 
 
 def test_a_parameter_that_the_notebook_does_not_have_is_refused(tmp_path):

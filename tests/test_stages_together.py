@@ -1,4 +1,5 @@
-"""Each stage built by two processes that torchrun started, from what one process left: the same metrics and the same texts.
+"""Each stage built by two processes that torchrun started, from what one process left: the same metrics and the same texts,
+whether they train together or the first does alone.
 
 The processes run this file as a program: for every stage they build the artifact that is missing, and put back the one that
 a single process made, so that no stage starts from another's rounding. One process that works in two parts does the same:
@@ -48,17 +49,21 @@ def build_again(one: Path, two: Path, *settings: str) -> None:
             (one / "aside").rename(one / place)
         distributed.wait()
     if distributed.is_main():
-        shutil.rmtree(one / "sft")
+        (one / "sft").rename(one / "aside")
     distributed.wait()
     said = [f"{name}={setting}" for name, setting in SETTINGS.items()]
+    main_process = distributed.is_main()
     assert main(["sft", "toy", f"workdir={one}", *said, *settings]) == 0
+    if main_process:
+        shutil.rmtree(one / "sft")
+        (one / "aside").rename(one / "sft")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, Path | str]:
-    """one: the run of one process. What was made of it: two, by two that shard weights; copies, by two that do not; parts,
-    by one in two parts. said: what they printed."""
-    found = {name: tmp_path_factory.mktemp(name) for name in ("one", "two", "copies", "parts")}
+    """one: the run of one process. What was made of it: two, by two that shard weights; copies, by two that do not; first,
+    by two of which the first trains; parts, by one in two parts. said: what they printed."""
+    found = {name: tmp_path_factory.mktemp(name) for name in ("one", "two", "copies", "first", "parts")}
     one = found["one"]
     for stage in ("gatt", "distillation"):
         road.build(stage, override(preset("toy"), **SETTINGS), one)
@@ -67,6 +72,7 @@ def runs(tmp_path_factory) -> dict[str, Path | str]:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
     said = ""
     for name, start, settings in (("two", torchrun, []), ("copies", torchrun, ["runtime.parallel.shard=false"]),
+                                  ("first", torchrun, ["runtime.parallel.together=false"]),
                                   ("parts", [], ["runtime.parts=2"])):
         done = subprocess.run([sys.executable, *start, __file__, one, found[name], *settings], env=env, capture_output=True,
                               text=True, timeout=600)
@@ -84,12 +90,13 @@ def timeless(path: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("place", [p for p in PLACES if p not in ("preferences", "rlhf/V1")])     # these measure no steps
-def test_a_stage_has_the_metrics_of_one_process(runs, place):
-    one, two = runs["one"], runs["two"]
+@pytest.mark.parametrize("run", ["two", "first"])
+def test_a_stage_has_the_metrics_of_one_process(runs, run, place):
+    one, found = runs["one"], runs[run]
     files = [p.relative_to(one) for p in (one / place).rglob("metrics.jsonl")]
     assert files
     for file in files:
-        for record, want in zip(timeless(two / file), timeless(one / file), strict=True):
+        for record, want in zip(timeless(found / file), timeless(one / file), strict=True):
             assert record.keys() == want.keys()
             for name in record:
                 assert math.isclose(record[name], want[name], rel_tol=1e-4, abs_tol=1e-4), \
@@ -100,8 +107,8 @@ def test_a_stage_has_the_metrics_of_one_process(runs, place):
                                              ("preferences/helpfulness.jsonl", "chosen"), ("rlhf/V5/safety.jsonl", "chosen"),
                                              ("gatt/dialogues.jsonl", "turns"), ("distillation/pairs.jsonl", "reply")])
 def test_what_was_sampled_on_the_way_is_the_same(runs, file, field):
-    said = [[record[field] for record in records(runs[run] / file)] for run in ("one", "two", "copies")]
-    assert said[0] and said[0] == said[1] == said[2]
+    said = [[record[field] for record in records(runs[run] / file)] for run in ("one", "two", "copies", "first")]
+    assert said[0] and all(other == said[0] for other in said)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -117,7 +124,7 @@ def test_one_process_in_two_parts_makes_what_two_make_to_the_bit(runs, place):
 
 
 def test_the_command_line_speaks_once(runs):
-    assert runs["said"].strip().splitlines() == [f"sft toy: {runs['one'] / 'sft'}"] * 3
+    assert runs["said"].strip().splitlines() == [f"sft toy: {runs['one'] / 'sft'}"] * 4
 
 
 if __name__ == "__main__":

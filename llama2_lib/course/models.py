@@ -1,7 +1,8 @@
 """Every model of the course, built before the notebooks need them: python -m llama2_lib.course.models --preset toy --seed 0
 
-The stages of `stages.road` in as many processes as pay here: one for each GPU, else two on a processor with two cores, where
-two processes of a thread each sample faster than one process of two. What is there already is left alone. The notebooks
+The stages of `stages.road` in as many processes as pay here: one for each GPU, else two on a processor with two cores. There
+two processes of a thread each sample faster than one process of two, and one process of two threads trains faster than two
+processes. What is there already is left alone. The notebooks
 build what they miss themselves, each in its one process: by the same recipe, with other rounding.
 """
 from __future__ import annotations
@@ -25,10 +26,10 @@ def processes() -> int:
 
 
 def command(preset: str, seed: int, count: int) -> list[str]:
-    """The command that builds all stages in `count` processes; on a processor, which they share, each has a whole copy."""
+    """The command that builds all stages in `count` processes; on a processor all sample, and the first trains."""
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"] if count > 1 else []
-    copies = [] if count == 1 or torch.cuda.is_available() else ["runtime.parallel.shard=false"]
-    return [sys.executable, "-m", *torchrun, "llama2_lib", "all", preset, f"seed={seed}", *copies]
+    apart = [] if count == 1 or torch.cuda.is_available() else ["runtime.parallel.together=false"]
+    return [sys.executable, "-m", *torchrun, "llama2_lib", "all", preset, f"seed={seed}", *apart]
 
 
 def build(preset: str, seed: int) -> int:

@@ -28,7 +28,7 @@ from llama2_lib.text.batching import Batch, Interleaved, Loader, Windows
 from llama2_lib.text.mixture import documents
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint, trainer
-from llama2_lib.training.distributed import for_training
+from llama2_lib.training.distributed import for_training, is_main
 
 ENCODE_AT_ONCE = 2_000   # documents
 
@@ -126,7 +126,7 @@ def _train(recipe: Recipe, corpus: Path, folder: Path) -> None:
     history = trainer.fit(model, loader(train_N, config, recipe.seed), pretrain_loss, config.optim, config.steps,
                           runtime=recipe.runtime, seed=recipe.seed, folder=every and state, save_every=every,
                           on_step=snapshot, look_at=keep, title="pretraining")
-    if keep:
+    if keep and is_main():
         (state / "snapshots").rename(folder / "snapshots")
     checkpoint.save_model(folder, model)
     shutil.copy(corpus / "tokenizer.model", folder / "tokenizer.model")

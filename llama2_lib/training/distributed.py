@@ -9,6 +9,9 @@ is a no-op, and nothing of torch.distributed is loaded: it takes seconds to impo
 
     torchrun --nproc-per-node=2 -m llama2_lib sft toy runtime.parallel.tensor=2
 
+A step of a toy on a processor takes less time than talking about it. There the first process can train alone, with the threads
+of all, and all of them sample (`by_the_first`, runtime.parallel.together=False).
+
 What is summed in another order is rounded otherwise. For dozens of steps that stays in the last digits; over hundreds at a
 high learning rate it grows, between two processes and one as between two threads of one process and one thread. A process
 alone can be told to work in as many parts as a group would, one after another (`runtime.parts`): then the sums are the same
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 A, T, M = TypeVar("A", bound=Hashable), TypeVar("T"), TypeVar("M", bound=nn.Module)
 PATIENCE = timedelta(days=1)      # what one process does alone (cleaning a corpus), the others wait for
 _parts_alone = 1                  # in how many parts a process without a group works
+_apart = False                    # whether this process works as if it had no group: see `by_the_first`
 
 
 # ------------------------------------------------------------------------------------------------------------- processes
@@ -72,7 +76,7 @@ def stop() -> None:
 
 def grouped() -> bool:
     """Whether torchrun, or a test, made a group of processes."""
-    return dist.is_available() and dist.is_initialized()
+    return not _apart and dist.is_available() and dist.is_initialized()
 
 
 def world_size() -> int:
@@ -199,7 +203,7 @@ ALONE = Layout()
 
 def layout(parallel: ParallelConfig) -> Layout:
     """The mesh for `parallel`. ValueError if the processes are no multiple of parallel.tensor."""
-    return _layout(parallel.tensor) if grouped() else Layout(alone=_parts_alone)
+    return _layout(parallel.tensor) if grouped() and parallel.together else Layout(alone=_parts_alone)
 
 
 @functools.cache
@@ -227,6 +231,48 @@ def worker(model: nn.Module, runtime: RuntimeConfig, dtype: torch.dtype) -> Iter
     spread = sharding.spread(model, runtime, place, dtype)
     yield spread, place
     sharding.bring_back(model, spread)
+
+
+def first_alone(parallel: ParallelConfig) -> bool:
+    """Whether there is a group of which the first process trains alone."""
+    return grouped() and not parallel.together
+
+
+def by_the_first(model: nn.Module, train: Callable[[], T]) -> T:
+    """train(), which changes the weights of `model` in place, done by the first process as if there were no others.
+
+    It has the threads of all, since they wait; a toy's step is over before two processes have agreed on it. They get the
+    weights and what train() returned; if it raises, they raise a RuntimeError. ValueError where there are GPUs.
+    """
+    require(not torch.cuda.is_available(), "runtime.parallel.together=False is for processors, and here are GPUs")
+    result, stopped = _apart_from_others(train) if is_main() else agreed((None, ""))
+    if stopped:
+        raise RuntimeError(f"the first process stopped: {stopped}")
+    with torch.no_grad():
+        trained = [p for p in model.parameters() if p.requires_grad]
+        flat = torch.cat([p.flatten() for p in trained])
+        dist.broadcast(flat, src=0)
+        for p, new in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
+            p.copy_(new.view_as(p))
+    return result
+
+
+def _apart_from_others(train: Callable[[], T]) -> tuple[T, str]:
+    """(train(), ""), told to the others, who hear of its error too."""
+    global _apart
+    threads, others, said = torch.get_num_threads(), world_size() - 1, (None, "interrupted")
+    torch.set_num_threads(threads * (1 + others))
+    _apart = True
+    try:
+        said = train(), ""
+    except Exception as error:
+        said = None, f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        _apart = False
+        torch.set_num_threads(threads)
+        agreed(said)
+    return said
 
 
 def bring_back(model: nn.Module, spread: nn.Module) -> None:

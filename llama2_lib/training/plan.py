@@ -264,8 +264,9 @@ class Plan:
 def plan(recipe: Recipe, machines: Cluster) -> Plan:
     """The plan of pretraining `recipe` under recipe.runtime.parallel, in bfloat16 over float32 weights.
 
-    ValueError where GPUs, heads or the batch do not divide.
+    ValueError where GPUs, heads or the batch do not divide, or where one process is to train alone.
     """
+    require(recipe.runtime.parallel.together, "runtime.parallel.together is False: there is nothing to plan for one process")
     need = functools.cache(functools.partial(step_memory, recipe, machines.gpus))
     rows = _rows(recipe, machines.gpus, machines.micro_batch)
     return Plan(recipe, machines, need(machines.micro_batch), rows // machines.micro_batch,

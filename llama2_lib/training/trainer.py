@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -148,13 +149,18 @@ def fit(model: nn.Module, loader: Iterator[MicroBatch], loss_fn: Loss, optim: Op
     names: it may evaluate and add to the record. With a `title` a progress bar shows. With a `folder` the run is saved there
     every `save_every` steps and at its end, and goes on from the newest complete state it finds there, with the same losses
     to the bit as a run that never stopped.
-    In a group of processes (`distributed.start`) each takes its part of every batch, spread as runtime.parallel says; all
-    must make the same call, and a run may go on with another number of them.
+    In a group of processes (`distributed.start`) each takes its part of every batch, spread as runtime.parallel says, or the
+    first trains alone (parallel.together=False), and alone calls on_step. All must make the same call, and a run may go on
+    with another number of them.
 
     Raises ValueError for no steps or an empty loader before anything is trained, and for a state of another run.
     """
     _check_call(steps, micro_batches, folder, save_every)
     runtime = runtime or RuntimeConfig()
+    if distributed.first_alone(runtime.parallel):
+        return distributed.by_the_first(model, partial(
+            fit, model, loader, loss_fn, optim, steps, runtime=runtime, seed=seed, folder=folder, save_every=save_every,
+            micro_batches=micro_batches, on_step=on_step, look_at=look_at, title=title))
     keep_freed_memory()
     dtype = distributed.agreed(precision.choose(runtime.precision, distributed.place(model).type).dtype)
     run = {"steps": steps, "seed": seed, "micro_batches": micro_batches, "optim": dataclasses.asdict(optim)}
