@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reference import greedy_one_by_one, hf_twin, rough_weights, sample_top_p_as_published
 
 from llama2_lib.config import ModelConfig
+from llama2_lib.model import generation
 from llama2_lib.model.decoding import top_p_tokens
 from llama2_lib.model.generation import generate, stream, uniform_draws
 from llama2_lib.model.transformer import Transformer
@@ -157,6 +158,18 @@ def test_compiled_steps_in_bf16_differ_by_its_rounding_alone(prompts):
 def test_compiled_steps_are_refused_where_they_cannot_be():
     with pytest.raises(ValueError, match="compiled steps need weights that lie whole on a CPU; these are on meta"):
         generate(Transformer(CONFIG).to("meta"), [[1]], max_new_tokens=1, eos_id=EOS, compiled=True)
+
+
+def test_prompts_read_a_few_at_a_time_give_the_same_samples(model, prompts, monkeypatch):
+    """Down to one row at a time; rows of one length have no padding, others share some of it."""
+    uneven = [*prompts, [1] + [5] * 20, [1] + [7] * 20]
+    settings_ = {"max_new_tokens": 8, "eos_id": EOS, "samples_per_prompt": 2, "seed": 3}
+    whole = generate(model, uneven, **settings_)
+    for at_once in (1, 2 * 21, 3 * 21):
+        monkeypatch.setattr(generation, "PREFILL", at_once)
+        few = generate(model, uneven, **settings_)
+        assert torch.equal(few.tokens_NT, whole.tokens_NT) and torch.equal(few.stop_N, whole.stop_N)
+        assert torch.allclose(few.logprobs_NT, whole.logprobs_NT, atol=1e-5)
 
 
 def test_fewer_tokens_are_a_prefix_of_more(model, prompts):

@@ -26,11 +26,15 @@ def find_workdir(preset: str, seed: int = 0, workdir: str = "") -> Path:
 def start(preset: str, seed: int = 0, workdir: str = "") -> tuple[Recipe, Path]:
     """The recipe of `preset` at `seed` and the folder of its artifacts; sets torch's seed and the plots' style.
 
+    From then on the process keeps the memory it frees (`training.heap`).
+
     Raises ValueError for a preset that does not exist or a seed that is not an int, naming the value.
     """
     import torch
 
     from llama2_lib.course.plots import use_style
+    from llama2_lib.training.heap import keep_freed_memory
+    keep_freed_memory()
     recipe = override(recipe_of(preset), seed=seed)
     torch.manual_seed(seed)
     use_style()

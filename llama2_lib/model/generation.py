@@ -23,6 +23,7 @@ from llama2_lib.model.transformer import KVCache, Transformer
 
 Step = Callable[[Tensor, Tensor, KVCache], Tensor]   # token_B, position_B, cache → logits_BV
 PAD_ID = 0   # fills tokens_NT behind a row's end and prompts on the left; masked everywhere
+PREFILL = 2048   # tokens of prompts that a CPU reads at once: more outgrow its cache
 SLOTS = 32   # a compiled cache is a multiple of it: fewer shapes to compile
 END, BUDGET, CONTEXT = "end token", "budget", "context"
 REASONS = (END, BUDGET, CONTEXT)     # why a row stopped: stop_N holds their numbers
@@ -169,16 +170,25 @@ def _prefill(model: Transformer, prompts: Sequence[Sequence[int]], room: int, co
              cache_dtype: torch.dtype) -> tuple[KVCache, Tensor]:
     """A cache with `room` for more tokens and the logits of the next one, (B, V), `copies` rows a prompt, read once.
 
-    Prompts are padded on the left where their lengths differ.
+    Prompts are padded on the left where their lengths differ. A CPU reads a few at a time, the padding that they share not.
     """
-    longest, device = max(map(len, prompts)), model.output.weight.device
+    B, longest, device = len(prompts), max(map(len, prompts)), model.output.weight.device
     pads = torch.tensor([longest - len(p) for p in prompts], device=device)
     tokens_BT = torch.tensor([[PAD_ID] * (longest - len(p)) + list(p) for p in prompts], device=device)
     place_BT = torch.arange(longest, device=device) - pads[:, None]
     segments_BT = place_BT.clamp(max=0).sign() if bool(pads.any()) else None
-    cache = KVCache(model.config, len(prompts), longest + room, cache_dtype, device)
-    with _autocast(model, dtype):
-        logits_BV = model.output(model.hidden(tokens_BT, place_BT.clamp(min=0), segments_BT, cache)[:, -1]).float()
+    cache = KVCache(model.config, B, longest + room, cache_dtype, device)
+    logits, at_once = [], max(1, PREFILL // longest) if device.type == "cpu" else B
+    for start in range(0, B, at_once):
+        rows = slice(start, start + at_once)
+        first = int(pads[rows].min()) if at_once < B else 0
+        part = cache.part(rows, first)
+        segments = None if segments_BT is None else segments_BT[rows, first:]
+        with _autocast(model, dtype):
+            h_BTD = model.hidden(tokens_BT[rows, first:], place_BT[rows, first:].clamp(min=0), segments, part)
+            logits.append(model.output(h_BTD[:, -1]).float())
+    cache.see_segments(segments_BT, B, longest)
+    cache.length, logits_BV = longest, torch.cat(logits)
     if copies == 1:
         return cache, logits_BV
     row = torch.arange(len(prompts), device=device).repeat_interleave(copies)

@@ -12,6 +12,7 @@ V vocabulary, L layers.
 """
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -80,6 +81,13 @@ class KVCache:
         for store, new in ((self.keys[layer], k_BTKH), (self.values[layer], v_BTKH)):
             store[:, :, self.length:end] = new.transpose(1, 2)
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def part(self, rows: slice, first: int) -> KVCache:
+        """An empty cache for some of the rows, from slot `first` on: what it stores stands in this one."""
+        part = copy.copy(self)
+        part.keys, part.values = ([store[rows, :, first:] for store in stores] for stores in (self.keys, self.values))
+        part.capacity, part.length, part.segments_BS = self.capacity - first, 0, None
+        return part
 
     def select(self, rows: Tensor) -> None:
         """Keep `rows` in this order; a row named twice is copied: so the samples of one prompt share its prefill."""

@@ -194,13 +194,13 @@ def reward_loss(model: RewardModel, batch: PairBatch, safety_weight: float = 0.0
     return loss, {"accuracy": (gap_B > 0).float().mean(), "gap": gap_B.mean()}
 
 
-def scores(model: RewardModel, rows: Sequence[list[int]], batch_size: int = 256) -> list[float]:
+def scores(model: RewardModel, rows: Sequence[list[int]], batch_size: int = 64) -> list[float]:
     """The score of each row of ids, before any sigmoid. ValueError for an empty row: it has no last token to score."""
     return joint_scores([model], rows, batch_size)[0]
 
 
 @torch.no_grad()
-def joint_scores(models: Sequence[RewardModel], rows: Sequence[list[int]], batch_size: int = 256,
+def joint_scores(models: Sequence[RewardModel], rows: Sequence[list[int]], batch_size: int = 64,
                  dtype: torch.dtype = torch.float32) -> list[list[float]]:
     """The scores of several models. Equal rows are scored once, and models that share a frozen body read together.
 

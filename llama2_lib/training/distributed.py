@@ -9,8 +9,8 @@ is a no-op, and nothing of torch.distributed is loaded: it takes seconds to impo
 
     torchrun --nproc-per-node=2 -m llama2_lib sft toy runtime.parallel.tensor=2
 
-A step of a toy on a processor takes less time than talking about it. There the first process can train alone, with the threads
-of all, and all of them sample (`by_the_first`, runtime.parallel.together=False).
+A step of a toy on a processor takes less time than talking about it. There the first process can train alone, with the
+threads of all, and all of them sample (`by_the_first`, runtime.parallel.together=False).
 
 What is summed in another order is rounded otherwise. For dozens of steps that stays in the last digits; over hundreds at a
 high learning rate it grows, between two processes and one as between two threads of one process and one thread. A process
@@ -36,6 +36,7 @@ import torch.distributed as dist
 from torch import nn
 
 from llama2_lib.config import ParallelConfig, RuntimeConfig, require
+from llama2_lib.training.heap import keep_freed_memory
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -49,7 +50,7 @@ _apart = False                    # whether this process works as if it had no g
 # ------------------------------------------------------------------------------------------------------------- processes
 
 def start(parts: int = 1) -> None:
-    """Join the processes that torchrun started, by nccl between GPUs and by gloo between CPUs.
+    """Join the processes that torchrun started, by nccl between GPUs and by gloo between CPUs, and keep freed memory.
 
     Without torchrun this process works alone, in `parts` parts from now on (`runtime.parts`). ValueError for parts in a
     group, where each process does one.
@@ -58,6 +59,7 @@ def start(parts: int = 1) -> None:
     together = "RANK" in os.environ or grouped()
     require(parts == 1 or not together, f"runtime.parts is for a process alone, got {parts} under torchrun")
     _parts_alone = parts
+    keep_freed_memory()
     if not together or grouped():
         return
     if torch.cuda.is_available():

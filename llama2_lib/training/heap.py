@@ -1,7 +1,8 @@
 """Keep freed memory for the next step, on Linux.
 
 The C library gives large freed blocks back to the system at once. A training step frees and asks for the same blocks again,
-and pays for every 4 KiB page of them with a fault: on two virtual cores a tenth to a quarter of the time of a toy step.
+and pays for every 4 KiB page of them with a fault: on two virtual cores a tenth to a quarter of the time of a toy step,
+and of scoring replies. So notebooks, the processes of a run, and trainings begin with it.
 `keep_freed_memory` raises the two thresholds of glibc's malloc (mallopt(3)) for this process. GPU memory has PyTorch's own
 cache, which does the same. Left out: other C libraries (macOS, Windows, musl), where nothing is changed.
 """
