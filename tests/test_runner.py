@@ -1,6 +1,7 @@
 """`make course` on small notebooks: the table, the exit status, the pages, the estimate."""
 import json
 import os
+import threading
 
 import nbformat
 import pytest
@@ -81,6 +82,23 @@ def test_notebooks_run_two_at_a_time(tmp_path, monkeypatch):
     results = runner.run(paths, tmp_path / "out", "toy", 0, terminal=False, at_once=2)
     assert os.getcwd() == before
     assert [(r.name, r.error) for r in results] == [("01_one", ""), ("02_two", "")], "each waits for the other"
+
+
+def test_the_longest_notebooks_begin(tmp_path, monkeypatch):
+    seconds, both = {"01_short": 1.0, "02_long": 9.0, "03_longer": 10.0}, threading.Barrier(2)
+    began = []
+
+    def execute(path, *_):
+        began.append(path.stem)
+        if path.stem == "01_short":
+            assert len(began) == 3, "it began before the others were under way"
+        else:
+            both.wait(10)
+        return runner.Result(path.stem, 1.0, 1, 0)
+    monkeypatch.setattr(runner, "expected_seconds", lambda *_: seconds)
+    monkeypatch.setattr(runner, "execute", execute)
+    results = runner.run([write(tmp_path, name, "1") for name in seconds], tmp_path / "out", "toy", 0, False, at_once=2)
+    assert [result.name for result in results] == list(seconds)
 
 
 def test_models_are_built_by_as_many_processes_as_pay(monkeypatch):

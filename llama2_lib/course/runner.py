@@ -92,9 +92,9 @@ def print_table(results: list[Result]) -> None:
 
 
 def run(paths: list[Path], out: Path, preset: str, seed: int, terminal: bool, at_once: int = 1) -> list[Result]:
-    """Execute `paths`, of one folder, in order at `preset` and `seed`, and write the index.
+    """Execute `paths`, of one folder, at `preset` and `seed`, and write the index; the results are in order of names.
 
-    at_once: how many at a time; they share the cores evenly.
+    at_once: how many at a time; they share the cores evenly, and the longest begin, so that no core waits long at the end.
     """
     paths, out = [path.resolve() for path in paths], out.resolve()
     record = out / "seconds.json"
@@ -112,7 +112,8 @@ def run(paths: list[Path], out: Path, preset: str, seed: int, terminal: bool, at
             if result.error:
                 countdown.say(f"✗ {path.stem}, cell {result.failed_cell}: {result.error}")
             return result
-        results = list(pool.map(one, paths))
+        first = sorted(paths, key=lambda path: -expected[path.stem]) if at_once > 1 else paths
+        results = sorted(pool.map(one, first), key=lambda result: result.name)
     record_seconds({r.name: r.seconds for r in results if not r.error}, record, preset)
     write_index(results, out, preset, seed)
     return results

@@ -9,8 +9,8 @@ is a no-op, and nothing of torch.distributed is loaded: it takes seconds to impo
 
     torchrun --nproc-per-node=2 -m llama2_lib sft toy runtime.parallel.tensor=2
 
-A step of a toy on a processor takes less time than talking about it. There the first process can train alone, with the
-threads of all, and all of them sample (`by_the_first`, runtime.parallel.together=False).
+A step of a toy is so short that on a processor two processes lose more by waiting for each other than they gain. There the
+first can train alone, with the threads of all, and all of them sample (`by_the_first`, runtime.parallel.together=False).
 
 What is summed in another order is rounded otherwise. For dozens of steps that stays in the last digits; over hundreds at a
 high learning rate it grows, between two processes and one as between two threads of one process and one thread. A process
@@ -243,8 +243,8 @@ def first_alone(parallel: ParallelConfig) -> bool:
 def by_the_first(model: nn.Module, train: Callable[[], T]) -> T:
     """train(), which changes the weights of `model` in place, done by the first process as if there were no others.
 
-    It has the threads of all, since they wait; a toy's step is over before two processes have agreed on it. They get the
-    weights and what train() returned; if it raises, they raise a RuntimeError. ValueError where there are GPUs.
+    It has the threads of all, since they wait. They get the weights and what train() returned; if it raises, they raise a
+    RuntimeError. ValueError where there are GPUs.
     """
     require(not torch.cuda.is_available(), "runtime.parallel.together=False is for processors, and here are GPUs")
     result, stopped = _apart_from_others(train) if is_main() else agreed((None, ""))
