@@ -262,8 +262,8 @@ def by_the_first(model: nn.Module, train: Callable[[], T]) -> T:
 def _apart_from_others(train: Callable[[], T]) -> tuple[T, str]:
     """(train(), ""), told to the others, who hear of its error too."""
     global _apart
-    threads, others, said = torch.get_num_threads(), world_size() - 1, (None, "interrupted")
-    torch.set_num_threads(threads * (1 + others))
+    threads, said = torch.get_num_threads(), (None, "interrupted")
+    torch.set_num_threads(threads * world_size())
     _apart = True
     try:
         said = train(), ""
