@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llama2_lib import __main__ as command
-from llama2_lib.config import ParallelConfig, preset
+from llama2_lib.config import ParallelConfig, override, preset
 from llama2_lib.training import accounting, plan
 
 ROWS, LENGTH = 4, 64
@@ -46,6 +46,12 @@ def test_a_torch_without_fsdp_on_cpus_is_refused_by_name(monkeypatch):
     with pytest.raises(ValueError, match=r"torch .* has FSDP2 for GPUs alone: .*runtime.parallel.shard=False"):
         foreseen(ParallelConfig(), gpus=2)
     assert foreseen(ParallelConfig(shard=False), gpus=2).total > 0
+
+
+def test_one_process_that_trains_alone_needs_no_plan():
+    recipe = override(preset("toy"), **{"runtime.parallel.together": False})
+    with pytest.raises(ValueError, match=r"runtime\.parallel\.together is False"):
+        plan.plan(recipe, plan.Cluster(gpus=2))
 
 
 def test_the_tracker_sees_what_is_freed():

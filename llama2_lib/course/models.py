@@ -2,8 +2,8 @@
 
 The stages of `stages.road` in as many processes as pay here: one for each GPU, else two on a processor with two cores. There
 two processes of a thread each sample faster than one process of two, and one process of two threads trains faster than two
-processes. What is there already is left alone. The notebooks
-build what they miss themselves, each in its one process: by the same recipe, with other rounding.
+processes. What is there already is left alone. The notebooks build what they miss themselves, each in its one process: by
+the same recipe, with other rounding.
 """
 from __future__ import annotations
 

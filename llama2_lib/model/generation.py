@@ -181,7 +181,7 @@ def _prefill(model: Transformer, prompts: Sequence[Sequence[int]], room: int, co
     logits, at_once = [], max(1, PREFILL // longest) if device.type == "cpu" else B
     for start in range(0, B, at_once):
         rows = slice(start, start + at_once)
-        first = int(pads[rows].min()) if at_once < B else 0
+        first = int(pads[rows].min())
         part = cache.part(rows, first)
         segments = None if segments_BT is None else segments_BT[rows, first:]
         with _autocast(model, dtype):

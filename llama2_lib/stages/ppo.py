@@ -343,8 +343,8 @@ def train(policy: Transformer, tokenizer: Tokenizer, prompts: Iterator[Prompt], 
             rollouts = roll_out(actor, reference, tokenizer, asked, scorer, config, seed + 7919 * (i + 1), dtype)
             lr = trainer.lr_at(i, config.optim, config.iterations)
             work = partial(learn, model, optimizer, rollouts, config, lr, generator, dtype, i, layout)
-            learned = distributed.by_the_first(actor, work) if distributed.first_alone(runtime.parallel) else work()
-            record = {"iteration": i + 1, **health_of(rollouts), "lr": lr, **learned}
+            record = {"iteration": i + 1, **health_of(rollouts), "lr": lr,
+                      **distributed.trained(runtime.parallel, actor, work)}
             distributed.bring_back(actor, model)
             history.append(record)
             if held_out and ((i + 1) % config.evaluate_every == 0 or i + 1 == config.iterations):

@@ -126,7 +126,7 @@ def _train(recipe: Recipe, corpus: Path, folder: Path) -> None:
     history = trainer.fit(model, loader(train_N, config, recipe.seed), pretrain_loss, config.optim, config.steps,
                           runtime=recipe.runtime, seed=recipe.seed, folder=every and state, save_every=every,
                           on_step=snapshot, look_at=keep, title="pretraining")
-    if keep and is_main():
+    if keep and is_main():                                # who else was there may not have been asked for snapshots
         (state / "snapshots").rename(folder / "snapshots")
     checkpoint.save_model(folder, model)
     shutil.copy(corpus / "tokenizer.model", folder / "tokenizer.model")

@@ -10,7 +10,7 @@ is a no-op, and nothing of torch.distributed is loaded: it takes seconds to impo
     torchrun --nproc-per-node=2 -m llama2_lib sft toy runtime.parallel.tensor=2
 
 A step of a toy is so short that on a processor two processes lose more by waiting for each other than they gain. There the
-first can train alone, with the threads of all, and all of them sample (`by_the_first`, runtime.parallel.together=False).
+first can train alone, with the threads of all, and all of them sample (`trained`, runtime.parallel.together=False).
 
 What is summed in another order is rounded otherwise. For dozens of steps that stays in the last digits; over hundreds at a
 high learning rate it grows, between two processes and one as between two threads of one process and one thread. A process
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 A, T, M = TypeVar("A", bound=Hashable), TypeVar("T"), TypeVar("M", bound=nn.Module)
 PATIENCE = timedelta(days=1)      # what one process does alone (cleaning a corpus), the others wait for
 _parts_alone = 1                  # in how many parts a process without a group works
-_apart = False                    # whether this process works as if it had no group: see `by_the_first`
+_apart = False                    # whether this process works as if it had no group: see `trained`
 
 
 # ------------------------------------------------------------------------------------------------------------- processes
@@ -235,26 +235,23 @@ def worker(model: nn.Module, runtime: RuntimeConfig, dtype: torch.dtype) -> Iter
     sharding.bring_back(model, spread)
 
 
-def first_alone(parallel: ParallelConfig) -> bool:
-    """Whether there is a group of which the first process trains alone."""
-    return grouped() and not parallel.together
+def trained(parallel: ParallelConfig, model: nn.Module, train: Callable[[], T]) -> T:
+    """train(), which changes the weights of `model` in place: by all processes or, if not parallel.together, by the first.
 
-
-def by_the_first(model: nn.Module, train: Callable[[], T]) -> T:
-    """train(), which changes the weights of `model` in place, done by the first process as if there were no others.
-
-    It has the threads of all, since they wait. They get the weights and what train() returned; if it raises, they raise a
-    RuntimeError. ValueError where there are GPUs.
+    That one works as if there were no others and has the threads of all, since they wait. They get the weights and what
+    train() returned; if it raises, they raise a RuntimeError. ValueError where there are GPUs.
     """
+    if parallel.together or not grouped():
+        return train()
     require(not torch.cuda.is_available(), "runtime.parallel.together=False is for processors, and here are GPUs")
     result, stopped = _apart_from_others(train) if is_main() else agreed((None, ""))
     if stopped:
         raise RuntimeError(f"the first process stopped: {stopped}")
     with torch.no_grad():
-        trained = [p for p in model.parameters() if p.requires_grad]
-        flat = torch.cat([p.flatten() for p in trained])
+        changed = [p for p in model.parameters() if p.requires_grad]
+        flat = torch.cat([p.flatten() for p in changed])
         dist.broadcast(flat, src=0)
-        for p, new in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
+        for p, new in zip(changed, flat.split([p.numel() for p in changed]), strict=True):
             p.copy_(new.view_as(p))
     return result
 

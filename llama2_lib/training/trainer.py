@@ -157,10 +157,14 @@ def fit(model: nn.Module, loader: Iterator[MicroBatch], loss_fn: Loss, optim: Op
     """
     _check_call(steps, micro_batches, folder, save_every)
     runtime = runtime or RuntimeConfig()
-    if distributed.first_alone(runtime.parallel):
-        return distributed.by_the_first(model, partial(
-            fit, model, loader, loss_fn, optim, steps, runtime=runtime, seed=seed, folder=folder, save_every=save_every,
-            micro_batches=micro_batches, on_step=on_step, look_at=look_at, title=title))
+    work = partial(_fit, model, loader, loss_fn, optim, steps, runtime, seed, folder, save_every, micro_batches, on_step,
+                   look_at, title)
+    return distributed.trained(runtime.parallel, model, work)
+
+
+def _fit(model: nn.Module, loader: Iterator[MicroBatch], loss_fn: Loss, optim: OptimConfig, steps: int,
+         runtime: RuntimeConfig, seed: int, folder: str | Path | None, save_every: int | None, micro_batches: int,
+         on_step: OnStep | None, look_at: Collection[int] | None, title: str) -> list[dict]:
     keep_freed_memory()
     dtype = distributed.agreed(precision.choose(runtime.precision, distributed.place(model).type).dtype)
     run = {"steps": steps, "seed": seed, "micro_batches": micro_batches, "optim": dataclasses.asdict(optim)}
