@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama2_lib.text.batching import PADDING_SEGMENT, Examples, Interleaved, Loader, Windows, packed
+from llama2_lib.text.batching import PACKED_ROW, PADDING_SEGMENT, Examples, Interleaved, Loader, Windows, packed
 
 BOS, EOS = 1, 2
 
@@ -76,6 +76,29 @@ def test_packing_loses_and_invents_nothing(lengths, pack, isolate):
     learned = sorted(batch.labels_BT[batch.mask_BT].tolist())
     assert learned == sorted(i for ids, mask in examples for i, m in zip(ids, mask, strict=True) if m)
     assert 0 < rows.fill <= 1
+
+
+def learned(batch):
+    """Each label that counts, with its position and all tokens that it may be told from."""
+    found = []
+    for r, t in batch.mask_BT.nonzero().tolist():
+        seen = batch.segments_BT[r, :t + 1] == batch.segments_BT[r, t]
+        found.append((int(batch.labels_BT[r, t]), int(batch.positions_BT[r, t]), batch.tokens_BT[r, :t + 1][seen].tolist()))
+    return sorted(found)
+
+
+@given(lengths=st.lists(st.integers(2, 200), min_size=2, max_size=20), data=st.data())
+def test_short_rows_learn_the_same_labels_from_the_same_tokens(lengths, data):
+    examples = [example(n, 1000 * i + 10, 1 + i % min(3, n - 1)) for i, n in enumerate(lengths)]
+    long, short = (Examples(examples, seq_len=256, short=s) for s in (False, True))
+    rows = np.array(data.draw(st.lists(st.integers(0, len(long) - 1), min_size=1, max_size=4, unique=True)))
+    assert learned(short.batch(rows)) == learned(long.batch(rows))
+    assert short.batch(rows).tokens_BT.shape[1] < max(PACKED_ROW, *lengths)
+
+
+def test_examples_that_see_their_neighbours_keep_them():
+    with pytest.raises(ValueError, match="short needs isolate"):
+        Examples([example(3, 10, 1)], seq_len=8, isolate=False, short=True)
 
 
 @pytest.mark.parametrize(("epochs", "drop_last", "batches"), [(1, True, 3), (1, False, 4), (2, False, 8)])

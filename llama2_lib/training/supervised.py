@@ -14,7 +14,7 @@ from torch import Tensor
 from llama2_lib.config import OptimConfig, RuntimeConfig
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.text.batching import Batch, Examples, Loader
-from llama2_lib.training import trainer
+from llama2_lib.training import distributed, trainer
 
 Example = tuple[list[int], list[bool]]      # ids and loss mask, as `text.chat.render` writes them
 
@@ -28,8 +28,10 @@ def answer_loss(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, flo
 
 def loader(examples: Sequence[Example], seq_len: int, batch_size: int, epochs: int, seed: int, *, pack: bool = True,
            isolate: bool = True) -> Loader:
-    """Batches of packed examples; an epoch's last batch may be smaller. ValueError for no example."""
-    return Loader(Examples(examples, seq_len, pack=pack, isolate=isolate), batch_size, seed, epochs=epochs, drop_last=False)
+    """Batches of packed examples, on a CPU in short rows; an epoch's last may be smaller. ValueError for no example."""
+    short = pack and isolate and distributed.device().type == "cpu"
+    rows = Examples(examples, seq_len, pack=pack, isolate=isolate, short=short)
+    return Loader(rows, batch_size, seed, epochs=epochs, drop_last=False)
 
 
 def fit(model: Transformer, batches: Loader, optim: OptimConfig, *, steps: int | None = None,
