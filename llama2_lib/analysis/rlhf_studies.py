@@ -250,17 +250,17 @@ def staleness_study(versions: Sequence[Version], world: World, recipe: Recipe, f
 
 # ------------------------------------------------------------------------------------------------------------------- PPO
 
-def optimise(policy: Transformer, tokenizer: Tokenizer, world: World, scorer: Scorer, config: PPOConfig,
-             recipe: Recipe) -> tuple[Transformer, list[dict]]:
-    """PPO on a copy of `policy`, without early stopping, so that what a bad reward does can be seen; each record gets the
-    mean `gold` of its rollouts. (policy, records)"""
+def optimise(policy: Transformer, tokenizer: Tokenizer, world: World, scorer: Scorer, config: PPOConfig, recipe: Recipe,
+             mix: Mapping[str, float] = rlhf.ASKED) -> tuple[Transformer, list[dict]]:
+    """PPO on a copy of `policy` over prompts of `mix`, without early stopping, so that what a bad reward does can be seen;
+    each record gets the mean `gold` of its rollouts. (policy, records)"""
     trained = copy.deepcopy(policy)
     oracle = gold_scorer(world, tokenizer)
 
     def watch(record: dict, rollouts: ppo.Rollouts) -> None:
         record["gold"] = fmean(oracle(rollouts.prompts, rollouts.dialogues))
 
-    history = ppo.train(trained, tokenizer, rlhf.asked(world, recipe.seed + 76), [], scorer, config,
+    history = ppo.train(trained, tokenizer, rlhf.asked(world, recipe.seed + 76, mix), [], scorer, config,
                         seed=recipe.seed, runtime=recipe.runtime, on_iteration=watch)
     return trained.eval(), history
 

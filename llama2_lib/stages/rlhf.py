@@ -29,7 +29,7 @@ from pathlib import Path
 
 import torch
 
-from llama2_lib.config import Recipe, RuntimeConfig, require
+from llama2_lib.config import Recipe, RewardConfig, RuntimeConfig, require
 from llama2_lib.model.replies import Scorer
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages import ppo, preferences, rejection, reward, sft
@@ -80,10 +80,10 @@ def scorer(rewards: Mapping[str, RewardModel], runtime: RuntimeConfig | None = N
     return score
 
 
-def asked(world: World, seed: int) -> Iterator[Prompt]:
-    """Prompts without end, of the kinds of ASKED."""
+def asked(world: World, seed: int, mix: Mapping[str, float] = ASKED) -> Iterator[Prompt]:
+    """Prompts without end, of the kinds of `mix`."""
     for part in count():
-        yield from dialogs.prompts(world, 1_000, 1_000 * seed + part, ASKED)
+        yield from dialogs.prompts(world, 1_000, 1_000 * seed + part, mix)
 
 
 # --------------------------------------------------------------------------------------------------------------- the loop
@@ -187,7 +187,11 @@ def retrain(recipe: Recipe, older: Mapping[str, RewardModel], tokenizer: Tokeniz
     """Copies of the `older` rewards, trained further on a batch and on as many earlier pairs, drawn from `sources`."""
     pairs = {side: reward.mix(own, [c for folder in sources for c in files.read(folder / f"{side}.jsonl")], 0.5, recipe.seed)
              for side, own in batch.items()}
-    config = replace(recipe.reward, optim=replace(recipe.reward.optim, peak_lr=RETRAIN * recipe.reward.optim.peak_lr))
     models = {side: for_training(model) for side, model in copy.deepcopy(dict(older)).items()}
-    reward.train_both(models, tokenizer, pairs, config, recipe.seed, recipe.runtime)
+    reward.train_both(models, tokenizer, pairs, further(recipe.reward), recipe.seed, recipe.runtime)
     return {side: model.eval() for side, model in models.items()}
+
+
+def further(config: RewardConfig) -> RewardConfig:
+    """The settings with which a reward model that is trained already learns from one more batch."""
+    return replace(config, optim=replace(config.optim, peak_lr=RETRAIN * config.optim.peak_lr))

@@ -1,10 +1,10 @@
-"""Rejection sampling, PPO and the versions (section 3.2.3): C13 to C19, C28, B07 to B09."""
+"""Rejection sampling, PPO and the versions (section 3.2.3): C13 to C19, C28, B07 to B09, B12, B13."""
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from llama2_lib.course.claims import Criterion, study
-from llama2_lib.course.studies.benches import rlhf_bench
+from llama2_lib.course.studies.benches import rlhf_bench, seeded
 
 
 @study("C14", place="Figure 7",
@@ -56,12 +56,26 @@ def distilled(seed: int, preset: str) -> Mapping[str, float]:
     return distillation_study(small(recipe, workdir(recipe)), versions[0].tokenizer, winners, world, recipe)
 
 
-@study("C13", place="section 3.2.1",
-       sentence="A reward model goes stale as the policy moves; batches from the newer policies restore it.",
+@study("C13", place="section 3.2.1", version=2,      # 1 asked the rewards of the loop itself: B12
+       sentence="A reward model goes stale as the policy moves: on pairs of a policy that PPO has led after it, it is less "
+                "accurate than on its own test pairs; a batch of those restores it.",
+       criteria=(Criterion("drop", "above", 0.0, "accuracy on its own test pairs minus that on the new policy's"),
+                 Criterion("restored", "above", 0.0, "accuracy on the new policy's pairs, after a batch of them minus "
+                                                     "before")),
+       notebook="07_ppo", symbol="llama2_lib.analysis.hacking.staleness_study")
+def staleness(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis import hacking
+    t = hacking.taught(seeded(seed, preset))
+    return hacking.staleness_study(t, hacking.followed(t, beta=0.0)[0])
+
+
+@study("B12", place="section 3.2.1",
+       sentence="In the loop itself, where each version brings a batch of its own and moves little: the first reward is "
+                "less accurate on the last policy's pairs, the last reward more.",
        criteria=(Criterion("drop", "above", 0.0, "accuracy of the first reward, first policy's pairs minus the last's"),
                  Criterion("restored", "above", 0.0, "accuracy on the last policy's pairs, last reward minus first")),
        notebook="07_ppo", symbol="llama2_lib.analysis.rlhf_studies.staleness_study")
-def staleness(seed: int, preset: str) -> Mapping[str, float]:
+def staleness_in_the_loop(seed: int, preset: str) -> Mapping[str, float]:
     from llama2_lib.analysis.rlhf_studies import staleness_study
     from llama2_lib.stages.reward import load_both
     from llama2_lib.stages.road import workdir
@@ -130,14 +144,26 @@ def ppo_from_the_first_checkpoint(seed: int, preset: str) -> Mapping[str, float]
     return ppo_study(v.policy, v.tokenizer, world, scorer(v.rewards, recipe.runtime), recipe, iterations=80)
 
 
-@study("C19", place="section 3.2.3",
-       sentence="The KL penalty keeps reward hacking in check: without it the score of a weak reward rises while gold "
-                "falls, with it gold does not fall.",
+@study("C19", place="section 3.2.3", version=2,      # 1 had a reward of two pairs in a hundred, which no β saves: B13
+       sentence="The KL penalty keeps reward hacking in check: without it the score rises while gold falls; at the default "
+                "β gold does not fall.",
+       criteria=(Criterion("score_gain_0.0", "above", 0.0, "score of the rollouts, last minus first, β = 0"),
+                 Criterion("gold_gain_0.0", "below", 0.0, "gold on test prompts, after minus before, β = 0"),
+                 Criterion("gold_gain_0.05", "above", 0.0, "gold on test prompts, after minus before, β = 0.05")),
+       notebook="07_ppo", symbol="llama2_lib.analysis.hacking.beta_study")
+def kl_penalty(seed: int, preset: str) -> Mapping[str, float]:
+    from llama2_lib.analysis import hacking
+    return hacking.beta_study(hacking.taught(seeded(seed, preset)), (0.0, 0.05))
+
+
+@study("B13", place="section 3.2.3",
+       sentence="The same with a reward that is wrong from the start (two pairs in a hundred, no surprise), over 24 "
+                "iterations: without the penalty the score rises while gold falls, with it gold does not fall.",
        criteria=(Criterion("score_gain_beta_0.0", "above", 0.0, "score, last iterations minus first, β = 0"),
                  Criterion("gold_gain_beta_0.0", "below", 0.0, "gold, last iterations minus first, β = 0"),
                  Criterion("gold_gain_beta_0.05", "above", 0.0, "gold, last iterations minus first, β = 0.05")),
        notebook="07_ppo", symbol="llama2_lib.analysis.rlhf_studies.beta_study")
-def kl_penalty(seed: int, preset: str) -> Mapping[str, float]:
+def penalty_on_a_wrong_reward(seed: int, preset: str) -> Mapping[str, float]:
     from llama2_lib.analysis.rlhf_studies import beta_study, weak_scorer
     from llama2_lib.config import OptimConfig
     recipe, world, versions = rlhf_bench(seed, preset)
