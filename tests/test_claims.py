@@ -209,7 +209,9 @@ def test_the_ledger_is_json_in_one_form():
     (19.71, 7.3, 32.1, "20 (7 … 32)"),
     (-0.00412, -0.00618, -0.00206, "-0.0041 (-0.0062 … -0.0021)"),
     (2.7e-7, 1.1e-7, 4.3e-7, "2.7e-07 (1.1e-07 … 4.3e-07)"),
+    (0.1319, -0.0032, 0.2670, "0.132 (-0.003 … 0.267)"),
+    (0.1, 0.0, 0.2, "0.10 (0.00 … 0.20)"),
     (4.0, 4.0, 4.0, "4"),
 ])
-def test_a_mean_is_printed_to_two_digits_of_its_interval_s_half_width(mean, low, high, words):
+def test_a_mean_is_printed_to_two_digits_of_its_interval_s_half_width_but_never_without_its_sign(mean, low, high, words):
     assert claims.measured({"mean": mean, "interval": [low, high]}) == words

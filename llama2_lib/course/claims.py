@@ -204,11 +204,12 @@ def number(x: float | None) -> str:
 
 def measured(c: Mapping) -> str:
     """One criterion's mean and interval in words: "0.0310 (0.0215 … 0.0405)", to two digits of the half-width, or
-    "2.7e-07 (1.1e-07 … 4.3e-07)"."""
+    "2.7e-07 (1.1e-07 … 4.3e-07)"; to three where an end would be rounded to 0, since its sign decides."""
     low, high = c["interval"]
     if low is None or low == high:
         return number(c["mean"])
     decimals = max(0, 1 - math.floor(math.log10((high - low) / 2)))
+    decimals += any(end and not round(end, decimals) for end in (low, high))
     form = f".{decimals}f" if decimals <= 6 else ".1e"
     return f"{c['mean']:{form}} ({low:{form}} … {high:{form}})"
 
