@@ -13,10 +13,9 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 
 from llama2_lib.analysis import chat, rewards
-from llama2_lib.analysis.rlhf_studies import optimise
+from llama2_lib.analysis.rlhf_studies import ends, optimise
 from llama2_lib.config import OptimConfig, PreferencesConfig, Recipe
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages import preferences, reward, rlhf, road
@@ -27,6 +26,8 @@ from llama2_lib.world.annotators import HELPFULNESS
 from llama2_lib.world.dialogs import HELPFUL
 from llama2_lib.world.facts import World, world_for
 
+# Set on seed 7, which no record uses. From 6,000 prompts gold falls with and without the price; from 16,000 it stays without
+# and rises with it. More iterations tell the two apart, a higher rate spoils both.
 FIRST = PreferencesConfig(helpfulness=11_000, safety=1, temperatures=(0.8, 1.1), test_share=0.2)
 FRESH = replace(FIRST, helpfulness=1_600)
 FAR = {"iterations": 160, "batch": 256, "optim": OptimConfig(peak_lr=3e-4, final_lr_fraction=1.0)}
@@ -76,10 +77,8 @@ def beta_study(t: Taught, betas: Sequence[float], **changes: object) -> Mapping[
     found = {"gold_before": gold(t, t.policy)}
     for beta in betas:
         policy, history = followed(t, beta, **changes)
-        n = max(1, len(history) // 8)
-        score, kl = ([fmean(r[key] for r in part) for part in (history[:n], history[-n:])] for key in ("score", "kl"))
-        after = gold(t, policy)
-        found |= {f"score_gain_{beta}": score[1] - score[0], f"kl_{beta}": kl[1], f"gold_{beta}": after,
+        (first, last), (_, kl), after = ends(history, "score"), ends(history, "kl"), gold(t, policy)
+        found |= {f"score_gain_{beta}": last - first, f"kl_{beta}": kl, f"gold_{beta}": after,
                   f"gold_gain_{beta}": after - found["gold_before"]}
     return found
 

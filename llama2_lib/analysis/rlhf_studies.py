@@ -289,12 +289,17 @@ def beta_study(policy: Transformer, tokenizer: Tokenizer, world: World, scorer: 
     found = {}
     for beta in betas:
         config = replace(recipe.ppo, beta=beta, **changes)
-        _, h = optimise(policy, tokenizer, world, scorer, config, recipe)
-        n = max(1, len(h) // 8)
+        _, history = optimise(policy, tokenizer, world, scorer, config, recipe)
         for what in ("score", "gold", "kl"):
-            ends = [fmean(r[what] for r in part) for part in (h[:n], h[-n:])]
-            found |= {f"{what}_beta_{beta}": ends[1], f"{what}_gain_beta_{beta}": ends[1] - ends[0]}
+            first, last = ends(history, what)
+            found |= {f"{what}_beta_{beta}": last, f"{what}_gain_beta_{beta}": last - first}
     return found
+
+
+def ends(history: Sequence[dict], key: str) -> tuple[float, float]:
+    """Mean of a number over the first and over the last eighth of the records."""
+    n = max(1, len(history) // 8)
+    return fmean(r[key] for r in history[:n]), fmean(r[key] for r in history[-n:])
 
 
 def weak_scorer(recipe: Recipe, folder: str | Path = "", share: float = 0.02) -> Scorer:
