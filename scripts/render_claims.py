@@ -38,7 +38,7 @@ GALLERY = (
     ("fig21_self_bleu", "C29", "Figure 21",
      "Self-BLEU at T = 1.4, SFT and V3: factual ≈ .77 and .93, creative ≈ .755 and .85",
      "SFT and V5: factual {v[factual_SFT_1.4]:.2f} and {v[factual_V5_1.4]:.2f}, creative {v[creative_SFT_1.4]:.2f} and "
-     "{v[creative_V5_1.4]:.2f}: the creative ones rise more"),
+     "{v[creative_V5_1.4]:.2f}"),
 )
 
 
@@ -67,6 +67,7 @@ def line(claim: str, recorded: dict | None) -> str:
 
 
 def claims_table() -> str:
+    """One row a claim."""
     ledger = read_ledger()
     rows = [line(claim, ledger.get(claim)) for claim in sorted(STUDIES)]
     return "\n".join(["| | paper | claim | measured: mean (95% interval) | seeds | verdict | notebook |",
