@@ -40,7 +40,7 @@ def test_nothing_unsafe_is_asked(t, monkeypatch):
     mixes = []
     real = rlhf.asked
     monkeypatch.setattr(rlhf, "asked", lambda world, seed, mix=rlhf.ASKED: mixes.append(mix) or real(world, seed, mix))
-    hacking.followed(t, 0.0, **SHORT)
+    hacking.followed(t, 0.5, **SHORT)
     assert mixes == [HELPFUL] and "unsafe" not in HELPFUL
 
 
@@ -78,3 +78,18 @@ def test_a_reward_is_asked_of_new_pairs_before_and_after_it_saw_some(t, monkeypa
 def test_another_seed_is_another_batch(t, tmp_path):
     other = hacking.taught(override(RECIPE, seed=1), tmp_path, FIRST)
     assert {c.chosen for c in other.train} != {c.chosen for c in t.train}
+
+
+def test_one_run_serves_both_studies_and_another_price_is_another_run(t, monkeypatch):
+    policy, history = hacking.followed(t, 0.0, **SHORT)
+    monkeypatch.setattr(hacking, "optimise", lambda *_: pytest.fail("trained again"))
+    again, same = hacking.followed(t, 0.0, **SHORT)
+    assert torch.equal(weights(policy), weights(again)) and history == same
+    with pytest.raises(pytest.fail.Exception, match="again"):
+        hacking.followed(t, 0.125, **SHORT)
+
+
+def test_what_was_taught_is_read_again(t, monkeypatch):
+    monkeypatch.setattr(hacking.reward, "train", lambda *_, **__: pytest.fail("trained again"))
+    again = hacking.taught(RECIPE, t.folder.parent, FIRST)
+    assert torch.equal(weights(again.model), weights(t.model)) and (again.train, again.test) == (t.train, t.test)

@@ -20,8 +20,10 @@ from llama2_lib.config import OptimConfig, PreferencesConfig, Recipe
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages import preferences, reward, rlhf, road
 from llama2_lib.stages.reward import RewardModel
+from llama2_lib.text import comparisons as files
 from llama2_lib.text.comparisons import Comparison
 from llama2_lib.text.tokenizer import Tokenizer
+from llama2_lib.training import checkpoint
 from llama2_lib.world.annotators import HELPFULNESS
 from llama2_lib.world.dialogs import HELPFUL
 from llama2_lib.world.facts import World, world_for
@@ -32,6 +34,7 @@ FIRST = PreferencesConfig(helpfulness=11_000, safety=1, temperatures=(0.8, 1.1),
 FRESH = replace(FIRST, helpfulness=1_600)
 FAR = {"iterations": 160, "batch": 256, "optim": OptimConfig(peak_lr=3e-4, final_lr_fraction=1.0)}
 SEED = 77                # between the first batch and the fresh one
+PAIRS = ("train.jsonl", "test.jsonl")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Taught:
     train: list[Comparison]
     test: list[Comparison]
     model: RewardModel
+    folder: Path
 
     def accuracy(self, model: RewardModel, pairs: Sequence[Comparison]) -> float:
         """Share of the pairs whose chosen reply scores higher."""
@@ -51,20 +55,43 @@ class Taught:
 
 
 def taught(recipe: Recipe, workdir: str | Path = "", first: PreferencesConfig = FIRST) -> Taught:
-    """The chat model of a run and the reward of its first batch of pairs, trained as the recipe says."""
+    """The chat model of a run and the reward of its first batch of pairs, trained as the recipe says: in workdir/taught,
+    where they are built the first time."""
     tuned, world = road.build("sft", recipe, workdir), world_for(recipe.world)
-    policy, tokenizer = tuned.model.eval(), tuned.tokenizer
-    train, test = preferences.split(preferences.batch(world, [policy], tokenizer, first, HELPFULNESS, recipe.seed),
-                                    first.test_share)
+    key = checkpoint.fingerprint("taught", first, recipe.reward, recipe.seed, checkpoint.artifact_key(tuned.folder))
+    folder = checkpoint.artifact(road.workdir(recipe, workdir) / "taught", key,
+                                 lambda place: _teach(recipe, tuned.model.eval(), tuned.tokenizer, world, first, place))
+    train, test = (files.read(folder / name) for name in PAIRS)
+    return Taught(recipe, world, tuned.model.eval(), tuned.tokenizer, train, test, reward.load(folder), folder)
+
+
+def _teach(recipe: Recipe, policy: Transformer, tokenizer: Tokenizer, world: World, first: PreferencesConfig,
+           folder: Path) -> None:
+    batch = preferences.batch(world, [policy], tokenizer, first, HELPFULNESS, recipe.seed)
+    train, test = preferences.split(batch, first.test_share)
+    for name, pairs in zip(PAIRS, (train, test), strict=True):
+        files.write(folder / name, pairs)
     model = reward.fresh(copy.deepcopy(policy), recipe.seed, recipe.reward.judge_layers)
     reward.train(model, tokenizer, train, recipe.reward, recipe.seed, runtime=recipe.runtime)
-    return Taught(recipe, world, policy, tokenizer, train, test, model.eval())
+    reward.save(folder, model)
 
 
 def followed(t: Taught, beta: float, **changes: object) -> tuple[Transformer, list[dict]]:
-    """The policy after PPO on the reward at this price of KL, and the records; `changes` are fields of PPOConfig."""
+    """The policy after PPO on the reward at this price of KL, and the records; `changes` are fields of PPOConfig.
+
+    The run is kept beside what was taught, since both questions need the one without a price.
+    """
     config = replace(t.recipe.ppo, beta=beta, **FAR | changes)
-    return optimise(t.policy, t.tokenizer, t.world, lambda _, ids: reward.scores(t.model, ids), config, t.recipe, HELPFUL)
+
+    def build(folder: Path) -> None:
+        policy, history = optimise(t.policy, t.tokenizer, t.world, lambda _, ids: reward.scores(t.model, ids), config,
+                                   t.recipe, HELPFUL)
+        checkpoint.save_model(folder, policy)
+        checkpoint.write_metrics(folder, history)
+
+    folder = checkpoint.artifact(t.folder.with_name(f"followed_{beta:g}"),
+                                 checkpoint.fingerprint("followed", config, checkpoint.artifact_key(t.folder)), build)
+    return checkpoint.load_model(folder).eval(), checkpoint.read_metrics(folder)
 
 
 def gold(t: Taught, model: Transformer, count: int = 900) -> float:
