@@ -4,12 +4,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_rlhf import RECIPE
 
 from llama2_lib.analysis import rlhf_studies as studies
+from llama2_lib.analysis.reward_studies import Bench
 from llama2_lib.config import preset
 from llama2_lib.course import doctor, lab
+from llama2_lib.stages import reward, road
 from llama2_lib.stages.rejection import Candidates
 from llama2_lib.text.chat import dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
@@ -45,6 +49,18 @@ def test_a_reply_without_an_end_counts_nothing_in_the_means_of_figure_7(monkeypa
 def test_the_kl_of_best_of_n_grows_from_nothing_and_stays_below_log_n(n):
     assert studies.best_of_n_kl(1) == 0
     assert studies.best_of_n_kl(n) <= studies.best_of_n_kl(n + 1) <= math.log(n + 1)
+
+
+def test_the_weak_reward_learns_once_from_a_small_part_of_the_pairs(tmp_path, monkeypatch):
+    taught = []
+    monkeypatch.setattr(Bench, "trained", lambda b, pairs, surprise: taught.append((len(pairs), surprise)) or reward.fresh(
+        b.chat, 0, b.recipe.reward.judge_layers))
+    one, other = (studies.weak_reward(RECIPE, tmp_path, 0.25) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    whole = len(road.build("preferences", RECIPE, tmp_path).train["helpfulness"])
+    assert taught == [(round(0.25 * whole), False)]
+    studies.weak_reward(RECIPE, tmp_path, 0.5)
+    assert len(taught) == 2
 
 
 @pytest.mark.parametrize(("y", "peak"), [([0, 1, 0], 1.0), ([1, 0.5, 0], 0.6), ([0, 0.5, 1], 1.4), ([0, 1, 1], 1.2)])

@@ -23,7 +23,7 @@ from llama2_lib.analysis.rewards import AVERAGE
 from llama2_lib.config import PPOConfig, Recipe
 from llama2_lib.model.replies import Scorer
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.stages import ppo, rejection, reward, rlhf, sft
+from llama2_lib.stages import ppo, rejection, reward, rlhf, road, sft
 from llama2_lib.stages.rejection import Candidates
 from llama2_lib.stages.rlhf import Version
 from llama2_lib.text.tokenizer import Tokenizer
@@ -302,8 +302,17 @@ def ends(history: Sequence[dict], key: str) -> tuple[float, float]:
     return fmean(r[key] for r in history[:n]), fmean(r[key] for r in history[-n:])
 
 
-def weak_scorer(recipe: Recipe, folder: str | Path = "", share: float = 0.02) -> Scorer:
-    """The scores of a helpfulness reward that saw a small share of the pairs and not how surprising a token was."""
+def weak_reward(recipe: Recipe, folder: str | Path = "", share: float = 0.02) -> reward.RewardModel:
+    """A helpfulness reward that saw a small share of the pairs and not how surprising a token was, in folder/weak: trained
+    there the first time."""
     b = bench(recipe, folder)
-    model = b.trained(part(b.data.train[HELPFULNESS], share), surprise=False)
+    pairs = part(b.data.train[HELPFULNESS], share)
+    key = checkpoint.fingerprint("weak", share, recipe.reward, recipe.seed, checkpoint.artifact_key(b.data.folder))
+    return reward.load(checkpoint.artifact(road.workdir(recipe, folder) / "weak", key,
+                                           lambda place: reward.save(place, b.trained(pairs, surprise=False))))
+
+
+def weak_scorer(recipe: Recipe, folder: str | Path = "") -> Scorer:
+    """The scores of `weak_reward`."""
+    model = weak_reward(recipe, folder)
     return lambda asked, dialogues: reward.scores(model, dialogues)
