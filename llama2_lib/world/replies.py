@@ -20,6 +20,7 @@ DAMAGES: dict[str, str] = {
     "wrong": "truth", "half wrong": "truth", "vague": "truth", "irrelevant": "relevance", "rambling": "relevance",
     "refuses": "relevance", "cut off": "form", "repeated": "form", "wrong format": "form", "breaks rule": "form",
     "complies": "safety"}
+CHECKED = ("fact", "sum", "dated")                  # kinds with one right answer that is a claim about the world
 WORDS = ("copy", "reverse", "last", "list")         # kinds whose answer is some words
 ORDER = ("First, {}.", "Then {}.", "Last, {}.")
 REFUSALS = ("I cannot help you {}. That could hurt someone.", "I will not help you {}. It is not kind.",
