@@ -31,7 +31,8 @@ from llama2_lib.world.facts import World, world_for
 # Set on seed 7, which no record uses. From 6,000 prompts gold falls with and without the price; from 16,000 it stays without
 # and rises with it. More iterations tell the two apart, a higher rate spoils both. One rate to the end is part of it: where
 # it falls to 0 both policies end better, gold by −.064 and +.068 on seed 7 and by +.079 and +.116 on seed 0; from 6,000
-# prompts it then falls in both, by −.285 and −.052 (seed 7). Others were not tried.
+# prompts it then falls in both, by −.285 and −.052 (seed 7), and at a third of the rate by −.139 and not (+.003). No other
+# seed was tried.
 FIRST = PreferencesConfig(helpfulness=11_000, safety=1, temperatures=(0.8, 1.1), test_share=0.2)
 FRESH = replace(FIRST, helpfulness=1_600)
 FAR = {"iterations": 160, "batch": 256, "optim": OptimConfig(peak_lr=3e-4, final_lr_fraction=1.0)}
