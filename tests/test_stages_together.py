@@ -52,11 +52,7 @@ def build_again(one: Path, two: Path, *settings: str) -> None:
         (one / "sft").rename(one / "aside")
     distributed.wait()
     said = [f"{name}={setting}" for name, setting in SETTINGS.items()]
-    main_process = distributed.is_main()
     assert main(["sft", "toy", f"workdir={one}", *said, *settings]) == 0
-    if main_process:
-        shutil.rmtree(one / "sft")
-        (one / "aside").rename(one / "sft")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +73,8 @@ def runs(tmp_path_factory) -> dict[str, Path | str]:
         done = subprocess.run([sys.executable, *start, __file__, one, found[name], *settings], env=env, capture_output=True,
                               text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-3000:]
+        shutil.rmtree(one / "sft")                # of the command line; not before all processes have read it
+        (one / "aside").rename(one / "sft")
         said += done.stdout
     return {**found, "said": said}
 
