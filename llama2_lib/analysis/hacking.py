@@ -29,10 +29,8 @@ from llama2_lib.world.dialogs import HELPFUL
 from llama2_lib.world.facts import World, world_for
 
 # Set on seed 7, which no record uses. From 6,000 prompts gold falls with and without the price; from 16,000 it stays without
-# and rises with it. More iterations tell the two apart, a higher rate spoils both. One rate to the end is part of it: where
-# it falls to 0 both policies end better, gold by −.064 and +.068 on seed 7 and by +.079 and +.116 on seed 0; from 6,000
-# prompts it then falls in both, by −.285 and −.052 (seed 7), and at a third of the rate by −.139 and not (+.003). No other
-# seed was tried.
+# and rises with it. More iterations tell the two apart, a higher rate spoils both. One rate to the end is part of it: seed 0,
+# where gold ends by −.274 and +.047, ends by +.079 and +.116 if the rate falls to 0, so without a price gold rises as well.
 FIRST = PreferencesConfig(helpfulness=11_000, safety=1, temperatures=(0.8, 1.1), test_share=0.2)
 FRESH = replace(FIRST, helpfulness=1_600)
 FAR = {"iterations": 160, "batch": 256, "optim": OptimConfig(peak_lr=3e-4, final_lr_fraction=1.0)}
@@ -61,11 +59,12 @@ def taught(recipe: Recipe, workdir: str | Path = "", first: PreferencesConfig = 
     """The chat model of a run and the reward of its first batch of pairs, trained as the recipe says: in workdir/taught,
     where they are built the first time."""
     tuned, world = road.build("sft", recipe, workdir), world_for(recipe.world)
+    policy, tokenizer = tuned.model.eval(), tuned.tokenizer
     key = checkpoint.fingerprint("taught", first, recipe.reward, recipe.seed, checkpoint.artifact_key(tuned.folder))
     folder = checkpoint.artifact(road.workdir(recipe, workdir) / "taught", key,
-                                 lambda place: _teach(recipe, tuned.model.eval(), tuned.tokenizer, world, first, place))
+                                 lambda place: _teach(recipe, policy, tokenizer, world, first, place))
     train, test = (files.read(folder / name) for name in PAIRS)
-    return Taught(recipe, world, tuned.model.eval(), tuned.tokenizer, train, test, reward.load(folder), folder)
+    return Taught(recipe, world, policy, tokenizer, train, test, reward.load(folder), folder)
 
 
 def _teach(recipe: Recipe, policy: Transformer, tokenizer: Tokenizer, world: World, first: PreferencesConfig,

@@ -102,13 +102,11 @@ def every_version(seed: int, preset: str) -> Mapping[str, float]:
     return versions_study(versions, world, seed)
 
 
-# 1 stopped after forty iterations, 2 after 150 at one rate with gold still rising: .193 (.169 … .216). Both held the whole
-# interval against .2, where the course's bar asks for the mean.
+# 1 stopped after forty iterations, 2 after 150 at one rate with gold still rising: .193 (.169 … .216).
 @study("B07", place="the course", version=3,
        sentence="PPO on the oracle itself, from the first policy of the loop, over 240 iterations at a rate that falls to "
                 "0, gains much at a small KL: what a reward without fault would bring.",
-       criteria=(Criterion("gold_gain", "mean at least", 0.2, "gold after minus before"),
-                 Criterion("gold_gain", "above", 0.0, "and its interval"),
+       criteria=(Criterion("gold_gain", "above", 0.2, "gold after minus before"),
                  Criterion("kl", "below", 3.0, "KL to the first policy, nats a reply")),
        notebook="07_ppo", symbol="llama2_lib.analysis.rlhf_studies.ppo_study")
 def ppo_on_gold(seed: int, preset: str) -> Mapping[str, float]:
