@@ -29,8 +29,8 @@ from llama2_lib.world.dialogs import HELPFUL
 from llama2_lib.world.facts import World, world_for
 
 # Set on seed 7, which no record uses. From 6,000 prompts gold falls with and without the price; from 16,000 it stays without
-# and rises with it. More iterations tell the two apart, a higher rate spoils both. One rate to the end is part of it: gold on
-# seed 0 ends by −.274 and +.047; by +.079 and +.116 if the rate falls to 0, so without a price it rises as well.
+# and rises with it. More iterations tell the two apart, a higher rate spoils both. One rate to the end is part of it: gold
+# on seed 0 ends by −.274 and +.047; by +.079 and +.116 if the rate falls to 0, so without a price it rises as well.
 FIRST = PreferencesConfig(helpfulness=11_000, safety=1, temperatures=(0.8, 1.1), test_share=0.2)
 FRESH = replace(FIRST, helpfulness=1_600)
 FAR = {"iterations": 160, "batch": 256, "optim": OptimConfig(peak_lr=3e-4, final_lr_fraction=1.0)}
