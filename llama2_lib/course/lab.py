@@ -50,9 +50,10 @@ FAULTS: dict[str, Fault] = {
 
 
 def shortened(config: PPOConfig, iterations: int, batch: int, lr: float, **changes: object) -> PPOConfig:
-    """The settings of a run short enough to watch."""
+    """The settings of a run short enough to watch, at one rate: what is seen early is what a longer run would show."""
     changes = {"minibatch": min(64, batch)} | changes
-    return replace(config, iterations=iterations, batch=batch, optim=replace(config.optim, peak_lr=lr), **changes)
+    return replace(config, iterations=iterations, batch=batch,
+                   optim=replace(config.optim, peak_lr=lr, final_lr_fraction=1.0), **changes)
 
 
 def run(fault: Fault, v: Version, world: World, recipe: Recipe, folder: str | Path = "", iterations: int = 9,

@@ -20,7 +20,9 @@ def best_of_k(seed: int, preset: str) -> Mapping[str, float]:
     return best_of_study(versions[0], world, recipe)
 
 
-@study("C15", place="Figure 8",
+# 1 asked 200 prompts. Once PPO's rate fell to 0, the curve of one seed of the first four was flat from 0.6 to 1.0, to within
+# .001, and where its top lay was chance: −.15, against .24 to .26 on the other three.
+@study("C15", place="Figure 8", version=2,
        sentence="The best temperature for best-of-K sampling is higher after RLHF than before.",
        criteria=(Criterion("shift", "above", 0.0, "best temperature of V5 minus that of SFT, best of 16"),),
        notebook="06_rejection_sampling", symbol="llama2_lib.analysis.rlhf_studies.temperature_study")
@@ -29,7 +31,7 @@ def best_temperature(seed: int, preset: str) -> Mapping[str, float]:
     from llama2_lib.stages.rlhf import scorer
     recipe, world, versions = rlhf_bench(seed, preset)
     ends = {v.name: v for v in (versions[0], versions[-1])}
-    return temperature_study(ends, scorer(versions[-1].rewards, recipe.runtime), world, seed)
+    return temperature_study(ends, scorer(versions[-1].rewards, recipe.runtime), world, seed, asked=1_000)
 
 
 @study("C16", place="section 3.2.3",
@@ -87,10 +89,12 @@ def staleness_in_the_loop(seed: int, preset: str) -> Mapping[str, float]:
     return staleness_study(versions, world, recipe, load_both(workdir(recipe) / "reward"))
 
 
+MANY = 7_200      # harmless prompts, and a third as many unsafe ones: a difference of means within about .005
 RISES = ("V1", "V2", "V3", "V4", "V5_no_ppo", "V5")
 
 
-@study("C18", place="Figure 11",
+# 1 asked 900 harmless and 300 unsafe prompts, whose noise was as large as a step, and its PPO kept one rate to the end.
+@study("C18", place="Figure 11", version=2,
        sentence="Every version is better than the one before it on both axes, and PPO on top of rejection sampling adds "
                 "to the last.",
        criteria=tuple(Criterion(f"{axis}_step_{name}", "above", 0.0, f"gold on {axis} prompts, {name} minus the one before")
@@ -99,7 +103,7 @@ RISES = ("V1", "V2", "V3", "V4", "V5_no_ppo", "V5")
 def every_version(seed: int, preset: str) -> Mapping[str, float]:
     from llama2_lib.analysis.rlhf_studies import versions_study
     _, world, versions = rlhf_bench(seed, preset)
-    return versions_study(versions, world, seed)
+    return versions_study(versions, world, seed, MANY)
 
 
 # 1 stopped after forty iterations, 2 after 150 at one rate with gold still rising: .193 (.169 … .216).
@@ -121,7 +125,7 @@ def ppo_on_gold(seed: int, preset: str) -> Mapping[str, float]:
                      optim=OptimConfig(peak_lr=2e-4, final_lr_fraction=0.0))
 
 
-@study("B08", place="the course",
+@study("B08", place="the course", version=2,      # 1 asked 900 prompts, and its PPO kept one rate to the end
        sentence="PPO on the learned rewards, from the last checkpoint of rejection sampling, raises gold, and neither axis "
                 "falls.",
        criteria=(Criterion("gold_gain", "above", 0.06, "gold after minus before"),
@@ -135,7 +139,7 @@ def ppo_on_the_learned_reward(seed: int, preset: str) -> Mapping[str, float]:
     _, world, versions = rlhf_bench(seed, preset)
     last = versions[-1]
     kept = max((r for r in read_metrics(last.folder) if "held_out" in r), key=lambda r: r["held_out"])
-    return {**gains(last.before_ppo, last.policy, last.tokenizer, world, seed + 1), "kl": kept["kl"]}
+    return {**gains(last.before_ppo, last.policy, last.tokenizer, world, seed + 1, MANY), "kl": kept["kl"]}
 
 
 @study("B09", place="the course",
@@ -148,10 +152,12 @@ def ppo_on_the_learned_reward(seed: int, preset: str) -> Mapping[str, float]:
        notebook="07_ppo", symbol="llama2_lib.analysis.rlhf_studies.ppo_study")
 def ppo_from_the_first_checkpoint(seed: int, preset: str) -> Mapping[str, float]:
     from llama2_lib.analysis.rlhf_studies import ppo_study
+    from llama2_lib.config import OptimConfig
     from llama2_lib.stages.rlhf import scorer
     recipe, world, versions = rlhf_bench(seed, preset)
     v = versions[1]
-    return ppo_study(v.policy, v.tokenizer, world, scorer(v.rewards, recipe.runtime), recipe, iterations=80)
+    return ppo_study(v.policy, v.tokenizer, world, scorer(v.rewards, recipe.runtime), recipe, iterations=80,
+                     optim=OptimConfig(peak_lr=1e-4, final_lr_fraction=1.0))      # as the preset was when this was recorded
 
 
 @study("C19", place="section 3.2.3", version=2,      # 1 had a reward of two pairs in a hundred, which no β saves: B13
@@ -182,7 +188,7 @@ def penalty_on_a_wrong_reward(seed: int, preset: str) -> Mapping[str, float]:
                       optim=OptimConfig(peak_lr=3e-4, final_lr_fraction=1.0))
 
 
-@study("C28", place="Figure 20",
+@study("C28", place="Figure 20", version=2,      # 1 asked 600 prompts, and missed its first criterion by .0002
        sentence="The low tail of the scores shrinks with every version.",
        criteria=(Criterion("largest_step", "below", 0.0, "largest change of the share below 0.2, version to version"),
                  Criterion("change", "below", 0.0, "share below 0.2, V5 minus SFT")),
@@ -190,4 +196,4 @@ def penalty_on_a_wrong_reward(seed: int, preset: str) -> Mapping[str, float]:
 def low_tail(seed: int, preset: str) -> Mapping[str, float]:
     from llama2_lib.analysis.rlhf_studies import scores_study
     recipe, world, versions = rlhf_bench(seed, preset)
-    return scores_study(versions, world, recipe)
+    return scores_study(versions, world, recipe, count=2_400)
