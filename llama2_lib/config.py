@@ -223,7 +223,11 @@ class RejectionConfig:
 @dataclass(frozen=True)
 class PPOConfig:
     """PPO (section 3.2.3). Batch, minibatch, clip, β and the constant learning rate are the paper's; γ, λ, the critic's
-    weight, the rollout temperature and patience are ours, since it is silent on them."""
+    weight, the rollout temperature and patience are ours, since it is silent on them.
+
+    The paper's hundreds of batches average out the noise that a constant rate leaves in the weights. The few of the toy
+    preset do not, so there the rate falls to 0.
+    """
     iterations: int
     batch: int                         # rollouts an iteration, one a prompt
     minibatch: int
@@ -288,7 +292,7 @@ class GAttConfig:
     """Ghost Attention (section 3.3, A.3.5). The shortened half is the paper's; it is silent on all else."""
     dialogues: int                     # sampled under an instruction
     turns: int                         # of each, at most: fewer where the context ends
-    cuts: int                          # examples from each: its beginnings, cut behind as many turns drawn by lot
+    cuts: int                          # of each, behind turns drawn by lot: the answer before each cut is learned
     epochs: int
     batch_size: int
     optim: OptimConfig
@@ -298,7 +302,7 @@ class GAttConfig:
     reminders: int = 0                 # of the model's own replies without a rule, learned along with each
     temperature: float = 0.7
     combined: float = 0.25             # share of the instructions that are two rules in one
-    shortened: float = 0.5             # share of the examples with the instruction in few words
+    shortened: float = 0.5             # share of the dialogues with the instruction in few words
 
     def __post_init__(self) -> None:
         for name in ("dialogues", "turns", "cuts", "epochs", "batch_size", "lessons_epochs"):
@@ -388,14 +392,14 @@ def toy() -> Recipe:
                             unsure=False, judge_layers=3),
         rejection=RejectionConfig(samples=8),
         ppo=PPOConfig(iterations=25, batch=512, minibatch=64, beta=0.05, max_new_tokens=64, lam=1.0, value_weight=0.5,
-                      optim=OptimConfig(peak_lr=1e-4, final_lr_fraction=1.0)),
+                      optim=OptimConfig(peak_lr=1e-4, final_lr_fraction=0.0)),     # to 0: see PPOConfig
         rlhf=RLHFConfig(prompts=1_200, batch=PreferencesConfig(helpfulness=1_600, safety=500, temperatures=(0.8, 1.1)),
                         bag_from=1),
         distillation=DistillationConfig(prompts=400, epochs=2, batch_size=4, seq_len=384, lessons=100,
                                         optim=OptimConfig(peak_lr=3e-4, warmup_steps=2)),
-        gatt=GAttConfig(dialogues=500, turns=10, cuts=4, epochs=3, batch_size=2, temperature=0.4, lessons=4_000,
-                        lessons_lr=1.5e-3, lessons_epochs=3, reminders=1_000,
-                        optim=OptimConfig(peak_lr=5e-4, warmup_steps=10)),
+        gatt=GAttConfig(dialogues=500, turns=10, cuts=6, epochs=3, batch_size=2, temperature=0.4, lessons=4_000,
+                        lessons_lr=1.5e-3, lessons_epochs=4, reminders=1_000,
+                        optim=OptimConfig(peak_lr=8e-4, warmup_steps=10)),
     )
 
 

@@ -69,15 +69,30 @@ def test_a_dialogue_longer_than_the_context_names_both_lengths(tokenizer):
         gatt.example(HELD.beginning(3, False), tokenizer, n - 1)
 
 
-def test_half_of_the_examples_have_few_words_and_cuts_are_different_beginnings():
-    found = list(gatt.beginnings([HELD] * 1_000, CONFIG, 0))
-    assert len(found) == 2_000
-    short = sum(d[0].content == HELD.brief for d in found) / len(found)
-    assert abs(short - CONFIG.shortened) < 4 * 0.5 / 2_000 ** 0.5, "four standard errors"
-    for a, b in zip(found[::2], found[1::2], strict=True):
-        assert len(a) != len(b) and {len(a), len(b)} < {3, 5, 7}
+def test_half_of_the_dialogues_have_few_words_and_their_cuts_are_drawn_by_lot():
+    found = list(gatt.cut([HELD] * 1_000, CONFIG, 0))
+    assert len(found) == 1_000
+    short = sum(d[0].content == HELD.brief for d, _ in found) / len(found)
+    assert abs(short - CONFIG.shortened) < 4 * 0.5 / 1_000 ** 0.5, "four standard errors"
+    assert {tuple(cuts) for _, cuts in found} == {(1, 2), (1, 3), (2, 3)}
+    assert all(len(d) == 1 + 2 * cuts[-1] for d, cuts in found), "a dialogue ends where its last cut does"
     none = GAttConfig(**{**vars(CONFIG), "shortened": 0.0})
-    assert all(d[0].content == HELD.text for d in gatt.beginnings([HELD] * 50, none, 0))
+    assert all(d[0].content == HELD.text for d, _ in gatt.cut([HELD] * 50, none, 0))
+
+
+@pytest.mark.parametrize("cuts", [(2,), (1, 3), (1, 2, 3)])
+def test_the_cuts_of_a_dialogue_in_one_pass_have_the_gradient_of_one_after_the_other(tokenizer, cuts):
+    model = Transformer(TINY.model)
+
+    def gradient(*examples):
+        model.zero_grad()
+        batch = Examples(examples, 512).batch(list(range(len(examples))))
+        (answer_loss(model, batch)[0] * batch.count).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()]), batch.count
+    together, n = gradient(gatt.example(HELD.beginning(cuts[-1], False), tokenizer, 512, cuts))
+    apart = [gradient(gatt.example(HELD.beginning(end, False), tokenizer, 512)) for end in cuts]
+    assert n == sum(count for _, count in apart)
+    torch.testing.assert_close(together, sum(g for g, _ in apart), rtol=1e-4, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------ instructions

@@ -127,8 +127,7 @@ def trained_arm(recipe: Recipe, ghost: Ghost, name: str) -> Transformer:
     """The model of `arm`, trained now."""
     model, tokenizer = copy.deepcopy(ghost.before), ghost.tokenizer
     recipe = replace(recipe, gatt=replace(recipe.gatt, shortened=0.0)) if name == FULL_WORDS else recipe
-    supervise = "answers" if name == NO_MASK else "last"
-    gatt.ghost_tune(model, tokenizer, ghost.held, ghost.reminders, recipe, supervise, title=name)
+    gatt.ghost_tune(model, tokenizer, ghost.held, ghost.reminders, recipe, name != NO_MASK, title=name)
     return model
 
 

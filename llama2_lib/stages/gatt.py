@@ -4,8 +4,9 @@
     learn:   L = −mean log p(a_n | c + u_1, a_1, …, u_n)       c on the first turn alone; earlier turns have no loss
 
 What a model does while it is reminded all the time, it learns to do after one reminder: context distillation over turns.
-The earlier answers get no loss since they were written with the instruction beside them, which is gone. (To a causal model a
-loss on all answers is the sum of the losses of all cuts: the mask chooses which of them are learned.) Instructions are
+The earlier answers get no loss since they were written with the instruction beside them, which is gone. A dialogue may be
+cut behind several of its turns. To a causal model the loss on a cut's last answer does not depend on what follows, so all
+cuts of one dialogue are learned in one pass over the longest: the mask holds the last answer of each. Instructions are
 rules of the world (its hobbies, languages and public figures), alone or two in one; the animals to act come from lists that
 the model writes itself. In half of the examples the instruction is in few words: "Act as a cow." → "Figure: cow."
 
@@ -23,9 +24,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, takewhile
+from itertools import accumulate, islice, takewhile
 from pathlib import Path
 from random import Random
 
@@ -33,7 +34,7 @@ from llama2_lib.config import GAttConfig, OptimConfig, Recipe, require
 from llama2_lib.model.generation import CONTEXT, END
 from llama2_lib.model.replies import REPLY_TOKENS, Reply, answered, as_dialog
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.text.chat import Dialog, Supervise, dialog, render
+from llama2_lib.text.chat import Dialog, dialog, render
 from llama2_lib.text.reading import read_jsonl, write_jsonl
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint, supervised
@@ -183,20 +184,25 @@ def sampled(model: Transformer, tokenizer: Tokenizer, given: Sequence[Instructio
             for c, prompts, answers in zip(given, asked, whole, strict=True) if answers]
 
 
-def beginnings(held: Sequence[Held], config: GAttConfig, seed: int) -> Iterator[Dialog]:
-    """The examples to learn from: of each dialogue `config.cuts` beginnings, a share `config.shortened` with few words."""
+def cut(held: Sequence[Held], config: GAttConfig, seed: int) -> Iterator[tuple[Dialog, list[int]]]:
+    """What is learned from: each dialogue as far as the last of its `config.cuts` cuts, drawn by lot, a share
+    `config.shortened` with few words; and behind which exchanges, counted from 1, it is cut."""
     rng = Random(f"ghost attention {seed}")
     for h in held:
         ends = range(1, len(h.turns) // 2 + 1)
-        for end in rng.sample(ends, min(config.cuts, len(ends))):
-            yield h.beginning(end, rng.random() < config.shortened)
+        cuts = sorted(rng.sample(ends, min(config.cuts, len(ends))))
+        yield h.beginning(cuts[-1], rng.random() < config.shortened), cuts
 
 
-def example(messages: Dialog, tokenizer: Tokenizer, context: int, supervise: Supervise = "last") -> Example:
-    """(ids, loss_mask): only the last answer is learned. ValueError if the dialogue is longer than the context."""
-    ids, mask = render(messages, tokenizer, supervise)
+def example(messages: Dialog, tokenizer: Tokenizer, context: int, cuts: Collection[int] = ()) -> Example:
+    """(ids, loss_mask): the last answer of each cut is learned, by default that of the dialogue.
+
+    ValueError if the dialogue is longer than the context.
+    """
+    ids, mask = render(messages, tokenizer, "answers" if cuts else "last")
     require(len(ids) <= context, f"a dialogue of {len(ids)} tokens does not fit in the context of {context}")
-    return ids, mask
+    exchange = accumulate(i == tokenizer.bos_id for i in ids)
+    return ids, [m and (not cuts or n in cuts) for m, n in zip(mask, exchange, strict=True)]
 
 
 # ----------------------------------------------------------------------------------------------------------------- lessons
@@ -303,13 +309,14 @@ def collect(model: Transformer, tokenizer: Tokenizer, world: World, config: GAtt
 
 
 def ghost_tune(model: Transformer, tokenizer: Tokenizer, held: Sequence[Held], own: Sequence[Dialog], recipe: Recipe,
-               supervise: Supervise = "last", title: str = "") -> list[dict]:
-    """Fine-tune `model` in place on beginnings of `held` and on its reminders; the records of the steps come back.
+               masks: bool = True, title: str = "") -> list[dict]:
+    """Fine-tune `model` in place on cuts of `held` and on its reminders; the records of the steps come back.
 
-    supervise: "answers" gives the earlier answers a loss too, which Ghost Attention does not.
+    masks False gives all answers a loss, which Ghost Attention does not.
     """
     config, context = recipe.gatt, model.config.max_seq_len
-    shown = [example(d, tokenizer, context, supervise) for d in beginnings(held, config, recipe.seed)]
+    shown = [example(d, tokenizer, context, cuts if masks else range(1, cuts[-1] + 1))
+             for d, cuts in cut(held, config, recipe.seed)]
     shown += [render(d, tokenizer) for d in own]
     return tune(model, shown, config.batch_size, config.epochs, recipe, config.optim, title)
 
