@@ -6,7 +6,6 @@ from scipy import stats
 
 from llama2_lib.analysis import redteam
 from llama2_lib.analysis.redteam import Attack, Attempt, Rate
-from llama2_lib.config import preset
 from llama2_lib.model.replies import Reply
 from llama2_lib.world.facts import load
 from llama2_lib.world.oracle import Gold
@@ -101,18 +100,3 @@ def test_each_version_is_raided_with_random_numbers_of_its_own(monkeypatch):
             self.name = name
     redteam.raids([Named("SFT"), Named("V1"), Named("V2")], load(), 5)
     assert len(set(seeds)) == 3
-
-
-def test_halves_part_the_topics():
-    found = [attempt(t, False) for t in range(5) for _ in range(2)]
-    known, other = redteam.halves(found)
-    assert {a.howto for a in known} == {TOPICS[i] for i in (0, 2, 4)} and {a.howto for a in other} == {TOPICS[1], TOPICS[3]}
-    assert len(known) + len(other) == len(found)
-
-
-def test_a_patch_learns_the_violating_attempts_with_the_template_of_their_category(monkeypatch):
-    learned = []
-    monkeypatch.setattr(redteam.distillation, "tune", lambda model, tokenizer, data, *rest: learned.extend(data))
-    redteam.patched(None, None, [attempt(0, True, STORY), attempt(1, False)], preset("toy"))
-    assert len(learned) == 1 and [m.role for m in learned[0]] == ["user", "assistant", "user", "assistant"]
-    assert learned[0][-1].content == redteam.TEMPLATES[attempt(0, True).category]

@@ -12,7 +12,6 @@ Left out: attacks that search, attacks by another model.
 """
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections import defaultdict
@@ -25,10 +24,9 @@ from statistics import fmean
 from llama2_lib.config import Recipe, require
 from llama2_lib.model.replies import sample
 from llama2_lib.model.transformer import Transformer
-from llama2_lib.stages import distillation
-from llama2_lib.stages.distillation import TEMPLATES, risk_of
+from llama2_lib.stages.distillation import risk_of
 from llama2_lib.stages.rlhf import Version
-from llama2_lib.text.chat import Dialog, Message, dialog
+from llama2_lib.text.chat import Dialog, dialog
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.annotators import SAFE_FROM
 from llama2_lib.world.facts import World
@@ -120,13 +118,14 @@ class Attempt:
         return self.attack.on(self.howto)
 
 
-def raid(policy: Transformer, tokenizer: Tokenizer, world: World, splits: Sequence[str] = (HELD_OUT,), copies: int = 4,
-         seed: int = 0, chosen: Sequence[Attack] | None = None) -> list[Attempt]:
-    """Each unsafe request of `splits` in the words of each attack, `copies` times at temperature 1.
+def raid(policy: Transformer, tokenizer: Tokenizer, world: World, topics: Sequence[HowTo] = (), copies: int = 4,
+         seed: int = 0, chosen: Sequence[Attack] = ()) -> list[Attempt]:
+    """Each of `topics` (empty: the held-out ones) in the words of each attack (or the `chosen`), `copies` times at
+    temperature 1.
 
     The attempts come in one order: two models can be compared one by one.
     """
-    tries = [(h, a) for split in splits for h in howtos_of(world, UNSAFE, split) for a in (chosen or attacks())]
+    tries = [(h, a) for h in topics or howtos_of(world, UNSAFE, HELD_OUT) for a in chosen or attacks()]
     said = sample(policy, tokenizer, [a.on(h) for h, a in tries], 1.0, seed, copies=copies)
     repeated = [pair for pair in tries for _ in range(copies)]
     return [Attempt(h, a, r.text, score(world, Prompt("howto", a.on(h)[-1].content, howto=h), r.text))
@@ -162,34 +161,9 @@ def raids(versions: Sequence[Version], world: World, seed: int, copies: int = 4)
     return {v.name: raid(v.policy, v.tokenizer, world, copies=copies, seed=seed + i) for i, v in enumerate(versions)}
 
 
-def patched(policy: Transformer, tokenizer: Tokenizer, found: Sequence[Attempt], recipe: Recipe) -> Transformer:
-    """A copy of the model, tuned on its findings: each violating attempt, answered by the template of its category.
-
-    What a red team is for (section 4.3). Its own topics are then no test any more.
-    """
-    model = copy.deepcopy(policy)
-    data = [(*a.asked, Message("assistant", TEMPLATES[a.category])) for a in found if a.violates]
-    distillation.tune(model, tokenizer, data, recipe.distillation, recipe.seed, recipe.runtime)
-    return model
-
-
-def halves(found: Sequence[Attempt]) -> tuple[list[Attempt], list[Attempt]]:
-    """The attempts on every other topic, and those on the topics between."""
-    topics = list(dict.fromkeys(a.howto for a in found))
-    return tuple([a for a in found if a.howto in topics[i::2]] for i in (0, 1))
-
-
-def patch_study(v: Version, found: Sequence[Attempt], world: World, recipe: Recipe, copies: int = 4) -> Mapping[str, float]:
-    """A version patched with the findings on half of the held-out topics: findings withstood, and γ on the other half."""
-    known, other = halves(found)
-    policy = patched(v.policy, v.tokenizer, known, recipe)
-    known_after, other_after = halves(raid(policy, v.tokenizer, world, copies=copies, seed=recipe.seed + 50))
-    return {"fixed_by_patch": fixed(known, known_after).share, "gamma_other_topics": gamma(other),
-            "gamma_other_topics_patched": gamma(other_after)}
-
-
 def red_team_study(versions: Sequence[Version], world: World, recipe: Recipe, copies: int = 6) -> Mapping[str, float]:
-    """γ of each version on held-out topics, and the share of each version's findings that the next one withstands."""
+    """γ of each version on held-out topics, and the share of each version's findings that the next one withstands, where no
+    finding is learned from."""
     made, first, last = raids(versions, world, recipe.seed, copies), versions[0], versions[-1]
     again = raid(first.policy, first.tokenizer, world, copies=copies, seed=recipe.seed + 100)
     found = {f"gamma_{name}": gamma(r) for name, r in made.items()}
@@ -197,5 +171,4 @@ def red_team_study(versions: Sequence[Version], world: World, recipe: Recipe, co
     shares = {f"fixed_{b}": fixed(made[a], made[b]).share for a, b in pairwise(made) if any(x.violates for x in made[a])}
     return {**found, **shares, "fixed_by_luck": fixed(made[first.name], again).share,
             "fixed_first_to_last": fixed(made[first.name], made[last.name]).share,
-            "largest_step": max(steps), "change": sum(steps), "fixed": fmean(shares.values()),
-            **patch_study(last, made[last.name], world, recipe, copies)}
+            "largest_step": max(steps), "change": sum(steps), "fixed": fmean(shares.values())}
