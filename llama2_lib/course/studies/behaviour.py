@@ -114,7 +114,8 @@ def red_team_and_refinement(seed: int, preset: str) -> Mapping[str, float]:
 
 
 @study("B14", place="section 4.3",
-       sentence="The same where no finding is learned from: RLHF on other topics alone.",
+       sentence="Where no finding is learned from, RLHF alone does the same: attacks on held-out topics succeed less from "
+                "version to version, and the next version withstands at least 80% of what was found.",
        criteria=(Criterion("largest_step", "below", 0.0, "largest change of γ, version to version"),
                  Criterion("fixed", "above", 0.8, "findings that the next version withstands, mean over versions")),
        notebook="09_safety", symbol="llama2_lib.analysis.redteam.red_team_study")
