@@ -3,6 +3,7 @@ import shutil
 from dataclasses import replace
 from itertools import combinations, islice
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -246,10 +247,26 @@ def test_the_stage_can_be_asked_for_by_name():
     assert road.STAGES["gatt"] == (road.ghost, ("rlhf",))
 
 
+def reading(context):
+    """A model of which no more is known than how much it reads."""
+    return SimpleNamespace(config=SimpleNamespace(max_seq_len=context))
+
+
+@pytest.mark.parametrize("context", [100, 150, 250])
+def test_lessons_have_as_many_exchanges_as_the_context_has_room_for(tokenizer, monkeypatch, context):
+    monkeypatch.setattr(gatt, "sample", lambda model, tok, asked, *_: [Reply("A rose is red.", True)] * len(asked))
+    config = GAttConfig(**{**vars(CONFIG), "lessons": 60})
+    whole, found = (list(gatt.lessons(reading(n), tokenizer, WORLD, config, 0)) for n in (10_000, context))
+    assert max(len(ids) for ids, _ in whole) > context, "the context is no limit here"
+    alone = [ids for ids, _ in found if ids.count(tokenizer.bos_id) == 1]
+    assert all(len(ids) <= context for ids, _ in found if ids not in alone)
+    assert sum(ids.count(tokenizer.bos_id) for ids, _ in found) == 60, "no exchange is lost"
+
+
 def test_lessons_are_exchanges_each_with_its_own_instruction_and_the_model_s_own_answer(tokenizer, monkeypatch):
     monkeypatch.setattr(gatt, "sample", lambda model, tok, asked, *_: [Reply("A rose is red.", True)] * len(asked))
     config = GAttConfig(**{**vars(CONFIG), "lessons": 60})
-    found = list(gatt.lessons(None, tokenizer, WORLD, config, 0))
+    found = list(gatt.lessons(reading(512), tokenizer, WORLD, config, 0))
     texts = [tokenizer.decode(ids) for ids, _ in found]
     assert sum(t.count("<<SYS>>") for t in texts) == sum(t.count("[/INST]") for t in texts) == 60
     assert {t.count("<<SYS>>") for t in texts} <= {1, 2, 3, 4} and len({t.count("<<SYS>>") for t in texts}) > 2

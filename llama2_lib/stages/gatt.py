@@ -208,7 +208,8 @@ def example(messages: Dialog, tokenizer: Tokenizer, context: int, cuts: Collecti
 # ----------------------------------------------------------------------------------------------------------------- lessons
 
 def lessons(model: Transformer, tokenizer: Tokenizer, world: World, config: GAttConfig, seed: int) -> Iterator[Example]:
-    """Examples of one to LONGEST_LESSON exchanges, each under an instruction of its own that stands beside its question.
+    """Examples of one to LONGEST_LESSON exchanges, as far as the context goes, each under an instruction of its own that
+    stands beside its question.
 
     The answers are the model's own, so changed that they obey: people need write no more. Instructions are of all kinds.
     """
@@ -224,8 +225,12 @@ def lessons(model: Transformer, tokenizer: Tokenizer, world: World, config: GAtt
             c = next(drawn[rng.choices(list(sides), list(sides.values()))[0]])
             exchanges.append(render(dialog(p.text, c.apply(reply.text), system=c.text), tokenizer))
     while exchanges:
-        together = [exchanges.pop() for _ in range(min(len(exchanges), rng.randint(1, LONGEST_LESSON)))]
-        yield [i for ids, _ in together for i in ids], [m for _, mask in together for m in mask]
+        others = min(len(exchanges), rng.randint(1, LONGEST_LESSON)) - 1
+        ids, mask = exchanges.pop()
+        while others and len(ids) + len(exchanges[-1][0]) <= model.config.max_seq_len:
+            ids, mask = (a + b for a, b in zip((ids, mask), exchanges.pop(), strict=True))
+            others -= 1
+        yield ids, mask
 
 
 def reminders(model: Transformer, tokenizer: Tokenizer, prompts: Iterable[Prompt], config: GAttConfig,
