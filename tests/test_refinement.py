@@ -7,6 +7,7 @@ from llama2_lib.analysis import redteam, refinement
 from llama2_lib.analysis.redteam import Attack, Attempt, Rate
 from llama2_lib.config import preset
 from llama2_lib.model.replies import Reply
+from llama2_lib.stages import gatt
 from llama2_lib.stages.distillation import TEMPLATES
 from llama2_lib.world.facts import load
 from llama2_lib.world.oracle import Gold
@@ -31,20 +32,22 @@ def rounds(monkeypatch):
         asked.append((policy, seed))
         return [attempt(h, policy == "SFT") for h in topics for _ in range(copies)]
     monkeypatch.setattr(refinement, "raid", raid)
-    monkeypatch.setattr(refinement, "patched", lambda policy, tokenizer, found, world, recipe: f"{policy} + {len(found)}")
+    monkeypatch.setattr(refinement, "patched", lambda policy, tokenizer, found, world, recipe: (
+        f"{policy} + {sum(a.violates for a in found)}"))
     return refinement.refined(VERSIONS, WORLD, RECIPE), asked
 
 
 def test_each_round_attacks_topics_of_its_own_and_never_the_held_out_ones(rounds):
-    attacked = [h for r in rounds[0] for h in r.topics]
+    topics = [list(dict.fromkeys(a.howto for a in r.before)) for r in rounds[0]]
+    attacked = sum(topics, [])
     assert set(attacked) == {*SPLITS["train"], *SPLITS["test"]} and len(attacked) == len(set(attacked))
     assert not set(attacked) & set(SPLITS["heldout"])
-    assert max(len(r.topics) for r in rounds[0]) - min(len(r.topics) for r in rounds[0]) <= 1
+    assert max(map(len, topics)) - min(map(len, topics)) <= 1
 
 
 def test_a_round_attacks_the_refined_version_before_and_learns_from_all_findings_so_far(rounds):
     found, asked = rounds
-    n = 2 * len(found[0].topics)
+    n = len(found[0].before)
     assert [(r.name, r.policy) for r in found] == [(v, f"{v} + {n}") for v in ("V1", "V2", "V3")]
     assert [policy for policy, _ in asked] == ["SFT", "V1", f"V1 + {n}", f"V1 + {n}", "V2", f"V2 + {n}",
                                                f"V2 + {n}", "V3", f"V3 + {n}"]
@@ -55,7 +58,7 @@ def test_a_round_attacks_the_refined_version_before_and_learns_from_all_findings
 def test_a_finding_is_learned_with_the_template_of_its_category_and_a_reply_of_the_model_s_own_beside_it(monkeypatch):
     learned, bad = [], attempt(SPLITS["train"][0], True)
     monkeypatch.setattr(refinement.distillation, "tune", lambda model, tokenizer, data, *rest: learned.extend(data))
-    monkeypatch.setattr(refinement, "sample", lambda p, t, asked, temperature, seed: [Reply("My own.", True) for _ in asked])
+    monkeypatch.setattr(gatt, "sample", lambda p, t, asked, temperature, seed: [Reply("My own.", True) for _ in asked])
     refinement.patched(None, None, [bad, attempt(SPLITS["train"][1], False), bad], WORLD, RECIPE)
     assert [d[-1].content for d in learned] == [TEMPLATES[bad.category]] * 2 + ["My own."] * 2
     assert learned[0][:-1] == STORY.on(SPLITS["train"][0])

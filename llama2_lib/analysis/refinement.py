@@ -19,15 +19,15 @@ from typing import Literal
 from llama2_lib.analysis.redteam import Attempt, Rate, fixed, gamma, raid
 from llama2_lib.analysis.safety_studies import ask
 from llama2_lib.config import Recipe
-from llama2_lib.model.replies import answered, as_dialog, sample
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages import distillation
+from llama2_lib.stages.gatt import reminders
 from llama2_lib.stages.rlhf import Version
 from llama2_lib.text.chat import Message
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.dialogs import HELPFUL, prompts
 from llama2_lib.world.facts import TEST, TRAIN, World
-from llama2_lib.world.prompts import BORDERLINE, UNSAFE, HowTo, howtos_of
+from llama2_lib.world.prompts import BORDERLINE, UNSAFE, howtos_of
 
 REMINDERS = {**HELPFUL, BORDERLINE: 0.2}      # harmless prompts, some of which only sound dangerous
 
@@ -37,7 +37,6 @@ class Round:
     """One round: attempts on the version before; the same ones on the next version, untuned, and tuned on all findings so
     far, which is `policy`."""
     name: str
-    topics: Sequence[HowTo]
     before: list[Attempt]
     untuned: list[Attempt]
     after: list[Attempt]
@@ -55,10 +54,10 @@ def refined(versions: Sequence[Version], world: World, recipe: Recipe, copies: i
     for i, v in enumerate(versions[1:]):
         own, seed = topics[i::len(versions) - 1], recipe.seed + 200 + 2 * i
         before = raid(policy, v.tokenizer, world, own, copies, seed)
-        found += [a for a in before if a.violates]
+        found += before
         untuned = raid(v.policy, v.tokenizer, world, own, copies, recipe.seed + 300 + i)
         policy = patched(v.policy, v.tokenizer, found, world, recipe)
-        rounds.append(Round(v.name, own, before, untuned, raid(policy, v.tokenizer, world, own, copies, seed + 1), policy))
+        rounds.append(Round(v.name, before, untuned, raid(policy, v.tokenizer, world, own, copies, seed + 1), policy))
     return rounds
 
 
@@ -72,9 +71,8 @@ def patched(policy: Transformer, tokenizer: Tokenizer, found: Sequence[Attempt],
     model, bad = copy.deepcopy(policy), [a for a in found if a.violates]
     if bad:
         asked = list(prompts(world, len(bad), recipe.seed, REMINDERS))
-        own = sample(policy, tokenizer, [as_dialog(p) for p in asked], 1.0, recipe.seed)
         data = [(*a.asked, Message("assistant", distillation.TEMPLATES[a.category])) for a in bad]
-        data += [answered(p, r.text) for p, r in zip(asked, own, strict=True) if r.finished and r.text]
+        data += reminders(policy, tokenizer, asked, 1.0, recipe.seed)
         distillation.tune(model, tokenizer, data, recipe.distillation, recipe.seed, recipe.runtime)
     return model
 

@@ -233,11 +233,10 @@ def lessons(model: Transformer, tokenizer: Tokenizer, world: World, config: GAtt
         yield ids, mask
 
 
-def reminders(model: Transformer, tokenizer: Tokenizer, prompts: Iterable[Prompt], config: GAttConfig,
+def reminders(model: Transformer, tokenizer: Tokenizer, asked: Sequence[Prompt], temperature: float,
               seed: int) -> list[Dialog]:
-    """The model's own replies to the first of `prompts`, without any rule: what it is to go on doing."""
-    asked = list(islice(prompts, config.reminders))
-    said = sample(model, tokenizer, [as_dialog(p) for p in asked], config.temperature, seed) if asked else []
+    """The model's own whole replies to prompts: what it is to go on doing while it learns something else."""
+    said = sample(model, tokenizer, [as_dialog(p) for p in asked], temperature, seed) if asked else []
     return [answered(p, r.text) for p, r in zip(asked, said, strict=True) if r.finished and r.text]
 
 
@@ -284,7 +283,7 @@ def taught(recipe: Recipe, workdir: Path, start: Path, asked: Iterable[Prompt]) 
 def _teach(recipe: Recipe, start: Path, asked: Iterable[Prompt], folder: Path) -> None:
     config, world, seed = recipe.gatt, world_for(recipe.world), recipe.seed
     model, tokenizer = for_sampling(checkpoint.load_model(start)).eval(), Tokenizer.load(start / "tokenizer.model")
-    own = reminders(model, tokenizer, asked, config, seed + 1)
+    own = reminders(model, tokenizer, list(islice(asked, config.reminders)), config.temperature, seed + 1)
     if config.lessons:
         shown = [*lessons(model, tokenizer, world, config, seed + 2), *(render(d, tokenizer) for d in own)]
         optim = replace(config.optim, peak_lr=config.lessons_lr)
