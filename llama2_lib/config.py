@@ -300,6 +300,7 @@ class GAttConfig:
     lessons_lr: float = 1e-5
     lessons_epochs: int = 2
     reminders: int = 0                 # of the model's own replies without a rule, learned along with each
+    single: int = 0                    # dialogues of one turn under rules that it will not see held, learned along
     temperature: float = 0.7
     combined: float = 0.25             # share of the instructions that are two rules in one
     shortened: float = 0.5             # share of the dialogues with the instruction in few words
@@ -307,7 +308,7 @@ class GAttConfig:
     def __post_init__(self) -> None:
         for name in ("dialogues", "turns", "cuts", "epochs", "batch_size", "lessons_epochs"):
             require(getattr(self, name) >= 1, f"gatt.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lessons", "reminders", "temperature"):
+        for name in ("lessons", "reminders", "single", "temperature"):
             require(getattr(self, name) >= 0, f"gatt.{name} must not be negative, got {getattr(self, name)}")
         require(self.cuts <= self.turns, f"gatt.cuts {self.cuts} exceeds gatt.turns {self.turns}: a dialogue has no more "
                                          "beginnings than turns")
@@ -397,8 +398,8 @@ def toy() -> Recipe:
                         bag_from=1),
         distillation=DistillationConfig(prompts=400, epochs=2, batch_size=4, seq_len=384, lessons=100,
                                         optim=OptimConfig(peak_lr=3e-4, warmup_steps=2)),
-        gatt=GAttConfig(dialogues=500, turns=10, cuts=6, epochs=3, batch_size=2, temperature=0.4, lessons=4_000,
-                        lessons_lr=1.5e-3, lessons_epochs=4, reminders=1_000,
+        gatt=GAttConfig(dialogues=500, turns=12, cuts=8, epochs=4, batch_size=2, temperature=0.4, lessons=6_000,
+                        lessons_lr=1.5e-3, lessons_epochs=3, reminders=1_000, single=600,
                         optim=OptimConfig(peak_lr=8e-4, warmup_steps=10)),
     )
 
@@ -425,7 +426,7 @@ def small() -> Recipe:
         distillation=DistillationConfig(prompts=4_000, epochs=2, batch_size=64, seq_len=1024, lessons=500,
                                         optim=OptimConfig(peak_lr=3e-5, warmup_steps=5)),
         gatt=GAttConfig(dialogues=4_000, turns=12, cuts=2, epochs=2, batch_size=32, lessons=10_000, lessons_lr=5e-5,
-                        reminders=3_000, optim=OptimConfig(peak_lr=5e-5, warmup_steps=20)),
+                        reminders=3_000, single=2_000, optim=OptimConfig(peak_lr=5e-5, warmup_steps=20)),
     )
 
 

@@ -71,7 +71,7 @@ def test_the_key_hangs_on_the_code_and_the_tables(monkeypatch):
     assert key == corpus._code()
     monkeypatch.setattr(corpus, "digest", lambda: "an edited table")
     assert corpus._code() != key
-    monkeypatch.setattr(corpus, "JUDGING", (*corpus.JUDGING, "web.py"))
+    monkeypatch.setattr(corpus, "LATER", (*corpus.LATER, "web.py"))
     assert corpus._code() != key
 
 
@@ -80,7 +80,7 @@ def test_what_the_hash_leaves_out_takes_no_part_in_writing():
     import sys
     loaded = subprocess.run([sys.executable, "-c", "import sys, llama2_lib.world.web; print(*sys.modules)"], check=True,
                             capture_output=True, text=True).stdout.split()
-    assert not [name for name in corpus.JUDGING if f"llama2_lib.world.{name.removesuffix('.py')}" in loaded]
+    assert not [name for name in corpus.LATER if f"llama2_lib.world.{name.removesuffix('.py')}" in loaded]
     assert "torch" not in loaded, "the world knows no torch"
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from llama2_lib.world import dialogs as D
 from llama2_lib.world import facts
+from llama2_lib.world.ghost_rules import FORMS, GHOST_RULES, ghost_rules
 from llama2_lib.world.tables import TABLES, TableError
 
 WORLD = facts.load()
@@ -182,7 +183,10 @@ SAMPLES = ("The capital of France is Paris.", "7 + 8 = 15.", "red fish.", "A b,\
            "No, not yet.", "I cannot help with that. It is not safe.", "The colour of the sea is blue.")
 
 
-@pytest.mark.parametrize("rule", [r for rules in D.all_rules(WORLD).values() for r in rules], ids=lambda r: r.text)
+EVERY_RULE = [*(r for rules in D.all_rules(WORLD).values() for r in rules), *ghost_rules()]
+
+
+@pytest.mark.parametrize("rule", EVERY_RULE, ids=lambda r: r.text)
 def test_a_rule_is_kept_seen_broken_and_undone(rule):
     for reply in SAMPLES:
         kept = rule.apply(reply)
@@ -196,7 +200,7 @@ def test_kinds_of_rules_are_reserved():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(), st.sampled_from([r for rules in D.all_rules(WORLD).values() for r in rules]))
+@given(st.text(), st.sampled_from(EVERY_RULE))
 def test_rules_take_any_text(text, rule):
     assert rule.kept(text) in (True, False) and isinstance(rule.strip(text), str) and isinstance(rule.apply(text), str)
 
@@ -257,6 +261,25 @@ def test_a_bad_line_is_named(tmp_path, table, line, use, complaint):
     path.write_text(path.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
     with pytest.raises(TableError, match=complaint):
         use(facts.load(tables))
+
+
+@pytest.mark.parametrize(("line", "complaint"), [
+    ("frame,between,|,Frame it.", r"ghost_rules\.csv, line \d+: no code checks the form 'between'; there are before, after"),
+    ("frame,around,,Frame it.", r"ghost_rules\.csv, line \d+: .*sign"),
+    ("brackets,around,[ ],Frame it.", r"ghost_rules\.csv, line \d+: kind 'brackets' stands already")])
+def test_a_bad_line_of_the_rules_of_ghost_attention_is_named(tmp_path, line, complaint):
+    path = tmp_path / GHOST_RULES.name
+    path.write_text(GHOST_RULES.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
+    with pytest.raises(TableError, match=complaint):
+        ghost_rules(path)
+
+
+def test_the_rules_of_ghost_attention_are_of_kinds_that_no_other_table_holds():
+    kinds = {r.kind for r in ghost_rules()}
+    assert not kinds & {r.kind for rules in D.all_rules(WORLD).values() for r in rules}
+    assert {r.form for r in ghost_rules()} == set(FORMS)
+    signs = [r.sign for r in ghost_rules()]
+    assert not any(len({r.kind for r in ghost_rules() if r.sign == s}) > 1 for s in signs), "a sign says which kind it is"
 
 
 def test_a_world_without_events_says_so(tmp_path):

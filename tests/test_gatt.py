@@ -1,5 +1,6 @@
 """Ghost Attention: the exact ids and mask of an example, instructions and their few words, dialogues, and the tiny stage."""
 import shutil
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations, islice
 from random import Random
@@ -21,6 +22,7 @@ from llama2_lib.training import checkpoint
 from llama2_lib.training.supervised import answer_loss
 from llama2_lib.world.dialogs import all_rules, prompts
 from llama2_lib.world.facts import load
+from llama2_lib.world.ghost_rules import ghost_rules
 
 WORLD = load()
 RULES = all_rules(WORLD)
@@ -110,9 +112,9 @@ def test_every_pair_of_rules_can_be_kept_at_once_and_taken_off_again():
 
 
 def test_few_words_are_fewer_and_every_kind_has_them():
-    for r in (*RULES["train"], *RULES["test"]):
+    for r in (*RULES["train"], *RULES["test"], *ghost_rules()):
         c = Instruction((r,))
-        assert r.word in c.brief and len(c.brief) <= len(c.text), 'only "Always shout." is no longer'
+        assert r.word in c.brief and len(c.brief.split()) <= len(c.text.split())
     assert Instruction((rule("act"), rule("start"))).brief == f"Figure: {rule('act').word}. Start: {rule('start').word}."
 
 
@@ -126,8 +128,16 @@ def test_the_share_of_combinations_and_of_kinds():
 def test_no_rule_or_nothing_to_combine_is_an_error():
     with pytest.raises(ValueError, match="needs rules to hold: the list is empty"):
         next(gatt.instructions([], 0.0, Random(0)))
-    with pytest.raises(ValueError, match=r"gatt.combined is 0.5, but all rules are of the kind 'act'"):
-        next(gatt.instructions([rule("act")], 0.5, Random(0)))
+    with pytest.raises(ValueError, match=r"gatt.combined is 0.5, but no two of the kinds act, stars can be kept at once"):
+        next(gatt.instructions([rule("act"), rule("stars", "test")], 0.5, Random(0)))
+
+
+def test_two_in_one_are_of_kinds_that_can_be_kept_at_once_and_kinds_are_equally_likely():
+    drawn = list(islice(gatt.instructions([*RULES["train"], *ghost_rules()], 0.5, Random(2)), 2_000))
+    assert {r.kind for c in drawn if len(c.rules) == 2 for r in c.rules} == set(gatt.INNERMOST_FIRST)
+    alone = Counter(c.rules[0].kind for c in drawn if len(c.rules) == 1)
+    kinds = {r.kind for r in (*RULES["train"], *ghost_rules())}
+    assert set(alone) == kinds and max(alone.values()) < 2.5 * min(alone.values())
 
 
 def test_only_well_formed_lists_name_animals():
@@ -135,7 +145,7 @@ def test_only_well_formed_lists_name_animals():
     assert gatt.listed(["Cow", "cow, cat", "A cow says moo.", "Cow, cat, and dog.", ""]) == set()
     named = {r.word for r in gatt.training_rules(WORLD, {"cow"}) if r.kind == "act"}
     assert named == {"cow"}
-    assert {r.kind for r in gatt.training_rules(WORLD, set())} == {"start", "end", "call"}
+    assert {r.kind for r in gatt.training_rules(WORLD, set())} == {"start", "end", "call", *(r.kind for r in ghost_rules())}
 
 
 # --------------------------------------------------------------------------------------------------------------- dialogues
@@ -193,7 +203,7 @@ TINY = override(preset("toy"), **{
     "preferences.helpfulness": 60, "preferences.safety": 30, "rejection.samples": 2, "rlhf.prompts": 6,
     "rlhf.batch.helpfulness": 30, "rlhf.batch.safety": 30, "ppo.iterations": 1, "ppo.batch": 4, "ppo.minibatch": 4,
     "ppo.max_new_tokens": 8, "ppo.evaluate_every": 1, "gatt.dialogues": 6, "gatt.turns": 2, "gatt.cuts": 1,
-    "gatt.lessons": 12, "gatt.reminders": 6, "gatt.epochs": 1, "runtime.precision": "float32"})
+    "gatt.lessons": 12, "gatt.reminders": 6, "gatt.single": 5, "gatt.epochs": 1, "runtime.precision": "float32"})
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +235,10 @@ def obedient(monkeypatch):
 
 def test_the_stage_leaves_the_model_before_and_after_and_what_it_learned_from(source, obedient):
     ghost = run(TINY, source)
-    assert ghost.folder == source / "gatt" and len(ghost.held) == 6 and len(ghost.reminders) == 6
+    assert ghost.folder == source / "gatt" and len(ghost.held) == 6
+    ruled = [d for d in ghost.reminders if d[0].role == "system"]
+    assert len(ghost.reminders) == 6 + 5 and len(ruled) == 5
+    assert all(len(d) == 3 and d[0].content in {r.text for r in RULES["test"]} for d in ruled), "of one turn, held back"
     assert all(h.turns[1::2] == ("Moo.", "Moo.") for h in ghost.held)
     last = checkpoint.load_model(source / "rlhf" / "V5").output.weight
     weights = [last, ghost.before.output.weight, ghost.model.output.weight]
@@ -236,6 +249,13 @@ def test_the_stage_leaves_the_model_before_and_after_and_what_it_learned_from(so
     assert (ghost.folder / "manifest.json").stat().st_mtime_ns == stamp, "what is there is not built again"
     run(override(TINY, **{"gatt.shortened": 0.0}), source)
     assert (ghost.folder / "manifest.json").stat().st_mtime_ns != stamp, "another setting builds it again"
+
+
+def test_single_turns_are_under_rules_that_are_held_back(tokenizer, obedient):
+    found = gatt.single_turns(Transformer(TINY.model), tokenizer, WORLD, replace(CONFIG, single=40), 0)
+    assert len(found) == 40 and all(len(h.turns) == 2 for h in found)
+    assert {h.text for h in found} <= {r.text for r in RULES["test"]}
+    assert {r.kind for h in found for r in RULES["test"] if r.text == h.text} == {"mention", "stars", "shout"}
 
 
 def test_without_lessons_the_model_before_is_the_last_version(source, obedient):
@@ -265,15 +285,17 @@ def test_lessons_have_as_many_exchanges_as_the_context_has_room_for(tokenizer, m
 
 def test_lessons_are_exchanges_each_with_its_own_instruction_and_the_model_s_own_answer(tokenizer, monkeypatch):
     monkeypatch.setattr(gatt, "sample", lambda model, tok, asked, *_: [Reply("A rose is red.", True)] * len(asked))
-    config = GAttConfig(**{**vars(CONFIG), "lessons": 60})
+    config = GAttConfig(**{**vars(CONFIG), "lessons": 400})
     found = list(gatt.lessons(reading(512), tokenizer, WORLD, config, 0))
     texts = [tokenizer.decode(ids) for ids, _ in found]
-    assert sum(t.count("<<SYS>>") for t in texts) == sum(t.count("[/INST]") for t in texts) == 60
+    assert sum(t.count("<<SYS>>") for t in texts) == sum(t.count("[/INST]") for t in texts) == 400
     assert {t.count("<<SYS>>") for t in texts} <= {1, 2, 3, 4} and len({t.count("<<SYS>>") for t in texts}) > 2
     learned = [tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m]) for ids, mask in found]
     assert all("rose" in t and "[INST]" not in t for t in learned)
-    kinds = {r.kind for t in texts for split in RULES for r in RULES[split] if r.text in t}
-    assert kinds == {"start", "end", "call", "act", "mention", "stars", "shout"}
+    groups = {**RULES, gatt.GHOST: ghost_rules()}
+    given = {name: [r for t in texts for r in rules if f"\n{r.text}\n" in t] for name, rules in groups.items()}
+    assert all({r.kind for r in given[name]} == {r.kind for r in rules} for name, rules in groups.items())
+    assert len(given["test"]) / len(given[gatt.GHOST]) == pytest.approx(1, abs=0.5), "a quarter of the lessons each"
 
 
 @pytest.mark.parametrize(("field", "value", "words"), [

@@ -7,7 +7,7 @@ import torch
 
 from llama2_lib.analysis import attention
 from llama2_lib.analysis import gatt_studies as studies
-from llama2_lib.config import ModelConfig
+from llama2_lib.config import ModelConfig, preset
 from llama2_lib.model.replies import Reply
 from llama2_lib.model.transformer import Transformer
 from llama2_lib.stages import gatt
@@ -15,6 +15,7 @@ from llama2_lib.text.chat import dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.world.dialogs import demonstration, prompts
 from llama2_lib.world.facts import TEST, TRAIN, load
+from llama2_lib.world.ghost_rules import ghost_rules
 
 WORLD = load()
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=400, multiple_of=8, max_seq_len=256)
@@ -138,8 +139,37 @@ def test_new_words_stand_in_no_rule_of_the_world():
 
 
 def test_an_unknown_arm_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no arm 'half masks'; there are no masks, full words"):
+    with pytest.raises(ValueError, match="there is no arm 'half masks'; there are no masks, full words, four kinds"):
         studies.arm(None, tmp_path, None, "half masks")
+
+
+@pytest.mark.parametrize("name", [*studies.PARTS, *studies.DATA])
+def test_an_arm_learns_from_the_same_without_one_part(monkeypatch, tmp_path, tokenizer, name):
+    recipe, cow = preset("toy"), next(r for r in studies.all_rules(WORLD)[TRAIN] if r.word == "cow")
+    held, dash = [gatt.Held(cow.text, "", ("Why?", "Moo!"))], ghost_rules()[0]
+    held.append(gatt.Held(dash.text, "", ("Why?", dash.apply("So."))))
+    own = [dialog("Who?", "The cat."), dialog("Who?", "The cat!", system="Always shout.")]
+    ghost = gatt.Ghost(tmp_path, "ghost", "before", tokenizer, held, own)
+    seen = {}
+    monkeypatch.setattr(gatt, "collect", lambda model, tokenizer, world, rules, *_: [r.text for r in rules])
+    monkeypatch.setattr(gatt, "ghost_tune", lambda model, tokenizer, held, own, recipe, masks, title: seen.update(
+        held=held, own=own, shortened=recipe.gatt.shortened, masks=masks))
+    studies.trained_arm(recipe, ghost, name)
+    whole = {"held": held, "own": own, "shortened": 0.5, "masks": True}
+    assert {key for key in whole if seen[key] != whole[key]} == {{
+        "no masks": "masks", "full words": "shortened", "four kinds": "held", "no single turns": "own"}[name]}
+    assert seen["own"] == own or seen["own"] == own[:1]
+    assert seen["held"] == held or seen["held"] == [cow.text], "a rule that it held, and none of the other table"
+
+
+def test_what_carries_over_is_kept_at_the_last_turn_by_each_arm(monkeypatch, tmp_path, tokenizer):
+    rules = {r.text: r for r in studies.all_rules(WORLD)[TEST]}
+    monkeypatch.setattr(gatt, "converse", lambda model, tokenizer, systems, asked, *_: [
+        [Reply(rules[s].apply("Yes."), True), Reply(rules[s].apply("Yes.") if model == "ghost" else "Yes.", True)]
+        for s in systems])
+    ghost = gatt.Ghost(tmp_path, "ghost", "before", tokenizer, [], [])
+    found = studies.carry_over_study(ghost, {"four kinds": "arm"}, WORLD, 0, count=12, turns=2)
+    assert found == {"gatt": 1.0, "four kinds": 0.0, "four kinds_gain": 1.0}
 
 
 def test_the_model_s_own_example_is_taken_away_by_taking_the_rule_off_the_earlier_answers(monkeypatch, tokenizer):

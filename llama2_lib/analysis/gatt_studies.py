@@ -28,14 +28,16 @@ from llama2_lib.text.chat import B_INST, B_SYS, E_SYS, Dialog, dialog, render
 from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint
 from llama2_lib.world.dialogs import Prompt, Rule, all_rules
-from llama2_lib.world.facts import TEST, TRAIN, World
+from llama2_lib.world.facts import TEST, TRAIN, World, world_for
+from llama2_lib.world.ghost_rules import ghost_rules
 from llama2_lib.world.oracle import score
 
 MOST_TURNS = 20          # of Table 30
 TEMPERATURE = 0.7
 LEAST = 10               # dialogues that a turn must have reached for its mean to be shown
 LATE = 8                 # the first late turn of Figure 10, counted from 1
-NO_MASK, FULL_WORDS = ARMS = ("no masks", "full words")
+PARTS = NO_MASK, FULL_WORDS = "no masks", "full words"                # of the method
+DATA = FOUR_KINDS, NO_SINGLE = "four kinds", "no single turns"         # of what it learns from
 # Words that no rule of the world holds: kinds that were trained, in words that never were
 NEW_WORDS = {"start": ("Wow", "Right", "Look"), "end": ("amen", "ciao", "salute"), "call": ("Doctor", "Madam", "Master")}
 
@@ -80,7 +82,7 @@ def instructions(rules: Sequence[Rule], count: int, seed: int) -> list[Instructi
 
 def trained_rules(ghost: Ghost, world: World) -> list[Rule]:
     """The rules that stand in some dialogue Ghost Attention learned from."""
-    return [r for r in all_rules(world)[TRAIN] if any(r.text in h.text for h in ghost.held)]
+    return [r for r in (*all_rules(world)[TRAIN], *ghost_rules()) if any(r.text in h.text for h in ghost.held)]
 
 
 def untrained_figures(ghost: Ghost, world: World) -> list[Rule]:
@@ -115,9 +117,10 @@ def arm(recipe: Recipe, workdir: Path, ghost: Ghost, name: str) -> Transformer:
     """The model before Ghost Attention after equal training on the same dialogues without a part of it; kept in
     workdir/gatt_arms.
 
-    "no masks": all answers have a loss. "full words": no instruction is shortened. ValueError for another name.
+    "no masks": all answers have a loss. "full words": no instruction is shortened. "four kinds": dialogues of its own, under
+    rules of data/world alone. "no single turns": no reminder of rules that it will not see held. ValueError for another.
     """
-    require(name in ARMS, f"there is no arm {name!r}; there are {', '.join(ARMS)}")
+    require(name in PARTS + DATA, f"there is no arm {name!r}; there are {', '.join(PARTS + DATA)}")
     key = checkpoint.fingerprint("gatt arm", name, checkpoint.artifact_key(ghost.folder))
     return checkpoint.trained_once(workdir / "gatt_arms" / name.replace(" ", "_"), key,
                                    lambda: trained_arm(recipe, ghost, name))
@@ -125,9 +128,16 @@ def arm(recipe: Recipe, workdir: Path, ghost: Ghost, name: str) -> Transformer:
 
 def trained_arm(recipe: Recipe, ghost: Ghost, name: str) -> Transformer:
     """The model of `arm`, trained now."""
-    model, tokenizer = copy.deepcopy(ghost.before), ghost.tokenizer
-    recipe = replace(recipe, gatt=replace(recipe.gatt, shortened=0.0)) if name == FULL_WORDS else recipe
-    gatt.ghost_tune(model, tokenizer, ghost.held, ghost.reminders, recipe, name != NO_MASK, title=name)
+    model, tokenizer, held, own = copy.deepcopy(ghost.before), ghost.tokenizer, ghost.held, ghost.reminders
+    if name == FULL_WORDS:
+        recipe = replace(recipe, gatt=replace(recipe.gatt, shortened=0.0))
+    if name == FOUR_KINDS:
+        world = world_for(recipe.world)
+        rules = [r for r in trained_rules(ghost, world) if r in all_rules(world)[TRAIN]]
+        held = gatt.collect(model, tokenizer, world, rules, recipe.gatt, recipe.seed + 3)
+    if name == NO_SINGLE:
+        own = [d for d in own if d[0].role != "system"]
+    gatt.ghost_tune(model, tokenizer, held, own, recipe, name != NO_MASK, title=name)
     return model
 
 
@@ -176,6 +186,16 @@ def unseen_study(ghost: Ghost, world: World, seed: int, count: int = 100, turns:
         found |= {f"{what}_{name}_{t}": r.at(t) for name, r in arms.items() for t in (1, turns)}
         found[f"{what}_gain"] = arms["gatt"].at(turns) - arms["before"].at(turns)
     return found
+
+
+def carry_over_study(ghost: Ghost, arms: Mapping[str, Transformer], world: World, seed: int, count: int = 100,
+                     turns: int = 6) -> Mapping[str, float]:
+    """What persistence takes to carry over: kinds of split "test" kept at a turn by Ghost Attention and by each arm, and
+    what the whole keeps more ("…_gain")."""
+    given = instructions(all_rules(world)[TEST], count, seed)
+    found = {name: recall(model, ghost.tokenizer, world, given, turns, seed).at(turns)
+             for name, model in {"gatt": ghost.model, **arms}.items()}
+    return found | {f"{name}_gain": found["gatt"] - found[name] for name in arms}
 
 
 def by_example(model: Transformer, tokenizer: Tokenizer, r: Recall, exchanges: int, seed: int) -> tuple[float, float]:

@@ -28,8 +28,8 @@ from llama2_lib.world.tables import digest
 STATISTICS, TOKENIZER = "statistics.json", "tokenizer.model"
 TOKENIZER_DOCUMENTS = 200_000          # the tokenizer is learned from this many documents at most
 CHAT_MARKS = [f"{B_SYS} {E_SYS} {B_INST} {E_INST}"] * 1000    # so that the marks of the chat format cost few tokens
-WRITING = "world/*.py"                 # the code that decides what the corpus holds: all of the world but its judges,
-JUDGING = ("oracle.py", "judges.py", "annotators.py")
+WRITING = "world/*.py"                 # the code that decides what the corpus holds: all of the world but its judges
+LATER = ("oracle.py", "judges.py", "annotators.py", "ghost_rules.py")           # and what only later stages ask,
 CLEANING = ("cleaning", "dedup", "language", "pii", "quality", "tokenizer")     # and of text, what cleans
 
 
@@ -83,7 +83,7 @@ def statistics(folder: str | os.PathLike) -> dict:
 def _code() -> str:
     """A hash of the code and the tables that decide what the corpus holds: an edited table makes another corpus."""
     package = Path(__file__).resolve().parents[1]
-    files = [f for f in package.glob(WRITING) if f.name not in JUDGING] + [package / f"text/{n}.py" for n in CLEANING]
+    files = [f for f in package.glob(WRITING) if f.name not in LATER] + [package / f"text/{n}.py" for n in CLEANING]
     total = hashlib.sha256(digest().encode())
     for file in sorted(files):
         total.update(file.name.encode() + b"\0" + file.read_bytes())

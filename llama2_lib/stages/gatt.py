@@ -12,8 +12,9 @@ the model writes itself. In half of the examples the instruction is in few words
 
 The method can only spread what the model does in the turn itself. The paper's RLHF model obeys; the last version of the toy
 preset does not, since nothing in its reward asked for it, so it gets `lessons` first (section 3.1's means): its own replies
-under a rule on the same turn, put in by people, of kinds of both splits; and as reminders its own replies without a rule.
-The paper's presets have no lessons. Ghost Attention itself sees rules of split "train" alone.
+under a rule on the same turn, put in by people, of all kinds. Ghost Attention then holds the rules of split "train" and of
+data/ghost_rules.csv. Learned along are its own replies without a rule, and dialogues of one turn under rules of split
+"test", so that it can go on keeping what it will not see held. The paper's presets have neither lessons nor reminders.
 
 The paper is silent on the number of dialogues, their length, temperature, learning rate, and on answers that do not obey:
 they stay, since nobody checks them. Left out: instructions that change in mid-dialogue.
@@ -43,17 +44,20 @@ from llama2_lib.training.sampling import replies, sample, sample_ids
 from llama2_lib.training.supervised import Example
 from llama2_lib.world import dialogs
 from llama2_lib.world.dialogs import Prompt, Rule
-from llama2_lib.world.facts import TRAIN, World, world_for
-from llama2_lib.world.rules import KINDS
+from llama2_lib.world.facts import TEST, TRAIN, World, world_for
+from llama2_lib.world.ghost_rules import ghost_rules
 
 # What is asked under a rule, by weight: kinds with short replies, so that many turns fit into the context.
 TALK = {"fact": 0.42, "sum": 0.1, "copy": 0.16, "reverse": 0.1, "last": 0.1, "list": 0.12}
 BRIEF = {"start": "Start", "end": "End", "call": "Name", "act": "Figure", "mention": "Love", "stars": "Around",
-         "shout": "Voice"}
-INNERMOST_FIRST = ("call", "act", "end", "start")      # the order in which two rules change a reply so that both are kept
+         "shout": "Voice", "before": "First", "after": "Last", "around": "Around", "stops": "Voice"}
+INNERMOST_FIRST = ("call", "act", "end", "start")      # two of these can be kept at once if put in in this order
 LISTS = 200                                            # lists of animals that the model is asked for
-DIALOGUES, REMINDERS = "dialogues.jsonl", "reminders.jsonl"
-LONGEST_LESSON = 4                                     # exchanges
+DIALOGUES, SINGLE, REMINDERS = "dialogues.jsonl", "single.jsonl", "reminders.jsonl"
+HELD = ("text", "brief", "turns")
+GHOST = "ghost"
+SHARES = {TRAIN: 0.5, TEST: 0.25, GHOST: 0.25}         # of the lessons: a word to copy takes more of them than a fixed sign
+ALONE, LONGEST_LESSON = 0.9, 4                         # share of the lessons with one exchange; exchanges at most
 
 
 # ------------------------------------------------------------------------------------------------------------ instructions
@@ -71,7 +75,7 @@ class Instruction:
     @property
     def brief(self) -> str:
         """The same in few words: "Start: Ahoy." """
-        return " ".join(f"{BRIEF[rule.kind]}: {rule.word}." for rule in self.rules)
+        return " ".join(f"{BRIEF[getattr(rule, 'form', rule.kind)]}: {rule.word}." for rule in self.rules)
 
     def apply(self, reply: str) -> str:
         """`reply` so changed that it keeps all rules."""
@@ -93,15 +97,19 @@ class Instruction:
 def instructions(rules: Sequence[Rule], combined: float, rng: Random) -> Iterator[Instruction]:
     """Instructions without end, drawn from `rules`: each kind as likely as another, a share `combined` of them two rules.
 
-    ValueError if there is no rule, or if two are wanted and all are of one kind.
+    Two in one are of INNERMOST_FIRST. ValueError if there is no rule, or if two are wanted and no two can be kept at once.
     """
     require(len(rules) > 0, "Ghost Attention needs rules to hold: the list is empty")
-    kinds = sorted({rule.kind for rule in rules}, key=(*INNERMOST_FIRST, *KINDS).index)
-    require(combined == 0 or len(kinds) > 1, f"gatt.combined is {combined}, but all rules are of the kind {kinds[0]!r}")
+    of_kind: dict[str, list[Rule]] = {}
+    for rule in rules:
+        of_kind.setdefault(rule.kind, []).append(rule)
+    kinds, together = sorted(of_kind), [kind for kind in INNERMOST_FIRST if kind in of_kind]
+    require(combined == 0 or len(together) > 1,
+            f"gatt.combined is {combined}, but no two of the kinds {', '.join(kinds)} can be kept at once: such are "
+            f"{', '.join(INNERMOST_FIRST)}")
     while True:
-        chosen = rng.sample(kinds, 2 if rng.random() < combined else 1)
-        yield Instruction(tuple(rng.choice([r for r in rules if r.kind == kind])
-                                for kind in sorted(chosen, key=kinds.index)))
+        chosen = sorted(rng.sample(together, 2), key=together.index) if rng.random() < combined else [rng.choice(kinds)]
+        yield Instruction(tuple(rng.choice(of_kind[kind]) for kind in chosen))
 
 
 def listed(texts: Iterable[str]) -> set[str]:
@@ -120,8 +128,8 @@ def figures(model: Transformer, tokenizer: Tokenizer, world: World, seed: int) -
 
 
 def training_rules(world: World, named: set[str]) -> list[Rule]:
-    """The rules of split "train"; of those to act as an animal, the ones whose animal the model has `named`."""
-    return [r for r in dialogs.all_rules(world)[TRAIN] if r.kind != "act" or r.word in named]
+    """Rules of split "train" and of data/ghost_rules.csv; of those to act, the ones whose animal the model has `named`."""
+    return [r for r in (*dialogs.all_rules(world)[TRAIN], *ghost_rules()) if r.kind != "act" or r.word in named]
 
 
 # --------------------------------------------------------------------------------------------------------------- dialogues
@@ -208,24 +216,25 @@ def example(messages: Dialog, tokenizer: Tokenizer, context: int, cuts: Collecti
 # ----------------------------------------------------------------------------------------------------------------- lessons
 
 def lessons(model: Transformer, tokenizer: Tokenizer, world: World, config: GAttConfig, seed: int) -> Iterator[Example]:
-    """Examples of one to LONGEST_LESSON exchanges, as far as the context goes, each under an instruction of its own that
-    stands beside its question.
+    """Examples of one exchange, a few of up to LONGEST_LESSON as far as the context goes; each exchange is under an
+    instruction of its own that stands beside its question.
 
     The answers are the model's own, so changed that they obey: people need write no more. Instructions are of all kinds.
+    The longer ones teach to obey late in a dialogue, and that the nearest instruction counts alone. On seed 7 a model without
+    them obeyed badly at later turns; on seed 0, with long ones only, less carried over to kinds that were not held.
     """
     rng = Random(f"lessons {seed}")
     asked = [p for (p,) in questions(world, config.lessons, 1, seed)]
     said = sample(model, tokenizer, [as_dialog(p) for p in asked], config.temperature, seed)
-    rules = dialogs.all_rules(world)
-    drawn = {split: instructions(rules[split], config.combined if split == TRAIN else 0, rng) for split in rules}
-    sides = {split: len({r.kind for r in rules[split]}) for split in rules}
+    groups = {**dialogs.all_rules(world), GHOST: ghost_rules()}
+    drawn = {name: instructions(rules, config.combined if name == TRAIN else 0, rng) for name, rules in groups.items()}
     exchanges = []
     for p, reply in zip(asked, said, strict=True):
         if reply.finished and reply.text:
-            c = next(drawn[rng.choices(list(sides), list(sides.values()))[0]])
+            c = next(drawn[rng.choices(list(SHARES), list(SHARES.values()))[0]])
             exchanges.append(render(dialog(p.text, c.apply(reply.text), system=c.text), tokenizer))
     while exchanges:
-        others = min(len(exchanges), rng.randint(1, LONGEST_LESSON)) - 1
+        others = min(len(exchanges), 1 if rng.random() < ALONE else rng.randint(2, LONGEST_LESSON)) - 1
         ids, mask = exchanges.pop()
         while others and len(ids) + len(exchanges[-1][0]) <= model.config.max_seq_len:
             ids, mask = (a + b for a, b in zip((ids, mask), exchanges.pop(), strict=True))
@@ -250,7 +259,7 @@ class Ghost:
     before: Transformer
     tokenizer: Tokenizer
     held: list[Held]
-    reminders: list[Dialog]
+    reminders: list[Dialog]         # its own replies without a rule, and of one turn under rules that it is not to hold
 
 
 def run(recipe: Recipe, workdir: Path, start: Path, asked: Iterable[Prompt]) -> Ghost:
@@ -259,12 +268,12 @@ def run(recipe: Recipe, workdir: Path, start: Path, asked: Iterable[Prompt]) -> 
     asked: prompts without a rule, to remind the model of what it does with them.
     """
     before, own = taught(recipe, workdir, start, asked)
-    key = checkpoint.fingerprint("gatt", recipe.gatt, recipe.seed, TALK, checkpoint.artifact_key(before))
+    key = checkpoint.fingerprint("gatt", recipe.gatt, recipe.seed, TALK, ghost_rules(), checkpoint.artifact_key(before))
     folder = checkpoint.artifact(workdir / "gatt", key, lambda place: _build(recipe, before, own, place))
-    held = [Held(h["text"], h["brief"], tuple(h["turns"]))
-            for h in read_jsonl(folder / DIALOGUES, ("text", "brief", "turns"))]
+    held, single = ([Held(h["text"], h["brief"], tuple(h["turns"])) for h in read_jsonl(folder / name, HELD)]
+                    for name in (DIALOGUES, SINGLE))
     return Ghost(folder, checkpoint.load_model(folder).eval(), checkpoint.load_model(before).eval(),
-                 Tokenizer.load(folder / "tokenizer.model"), held, own)
+                 Tokenizer.load(folder / "tokenizer.model"), held, [*own, *(h.beginning(1, False) for h in single)])
 
 
 def taught(recipe: Recipe, workdir: Path, start: Path, asked: Iterable[Prompt]) -> tuple[Path, list[Dialog]]:
@@ -274,7 +283,8 @@ def taught(recipe: Recipe, workdir: Path, start: Path, asked: Iterable[Prompt]) 
     """
     c = recipe.gatt
     key = checkpoint.fingerprint("gatt lessons", c.lessons, c.lessons_lr, c.lessons_epochs, c.reminders, c.temperature,
-                                 c.combined, c.batch_size, c.optim, recipe.seed, TALK, checkpoint.artifact_key(start))
+                                 c.combined, c.batch_size, c.optim, recipe.seed, TALK, ghost_rules(),
+                                 checkpoint.artifact_key(start))
     folder = checkpoint.artifact(workdir / "gatt_lessons", key, lambda place: _teach(recipe, start, asked, place))
     own = read_jsonl(folder / REMINDERS, ["turns"]) if c.reminders else []
     return folder, [dialog(*record["turns"]) for record in own]
@@ -296,20 +306,31 @@ def _teach(recipe: Recipe, start: Path, asked: Iterable[Prompt], folder: Path) -
 
 def _build(recipe: Recipe, before: Path, own: Sequence[Dialog], folder: Path) -> None:
     model, tokenizer = for_sampling(checkpoint.load_model(before)).eval(), Tokenizer.load(before / "tokenizer.model")
-    held = collect(model, tokenizer, world_for(recipe.world), recipe.gatt, recipe.seed + 3)
-    history = ghost_tune(model, tokenizer, held, own, recipe, title="Ghost Attention")
-    write_jsonl(folder / DIALOGUES, map(vars, held))
+    world = world_for(recipe.world)
+    rules = training_rules(world, figures(model, tokenizer, world, recipe.seed + 3))
+    held = collect(model, tokenizer, world, rules, recipe.gatt, recipe.seed + 3)
+    single = single_turns(model, tokenizer, world, recipe.gatt, recipe.seed + 4)
+    history = ghost_tune(model, tokenizer, held, [*own, *(h.beginning(1, False) for h in single)], recipe,
+                         title="Ghost Attention")
+    for name, dialogues in ((DIALOGUES, held), (SINGLE, single)):
+        write_jsonl(folder / name, map(vars, dialogues))
     checkpoint.save_model(folder, model)
     checkpoint.write_metrics(folder, history)
     shutil.copy(before / "tokenizer.model", folder / "tokenizer.model")
 
 
-def collect(model: Transformer, tokenizer: Tokenizer, world: World, config: GAttConfig, seed: int) -> list[Held]:
-    """`config.dialogues` dialogues under instructions of split "train", sampled from `model`."""
-    rules = training_rules(world, figures(model, tokenizer, world, seed))
+def collect(model: Transformer, tokenizer: Tokenizer, world: World, rules: Sequence[Rule], config: GAttConfig,
+            seed: int) -> list[Held]:
+    """`config.dialogues` dialogues under instructions drawn from `rules`, sampled from `model`."""
     given = list(islice(instructions(rules, config.combined, Random(f"instructions {seed}")), config.dialogues))
     asked = questions(world, config.dialogues, config.turns, seed)
     return sampled(model, tokenizer, given, asked, config.temperature, seed)
+
+
+def single_turns(model: Transformer, tokenizer: Tokenizer, world: World, config: GAttConfig, seed: int) -> list[Held]:
+    """`config.single` dialogues of one turn under rules of split "test": what it is to go on obeying and never sees held."""
+    given = list(islice(instructions(dialogs.all_rules(world)[TEST], 0.0, Random(f"single turns {seed}")), config.single))
+    return sampled(model, tokenizer, given, questions(world, config.single, 1, seed), config.temperature, seed)
 
 
 def ghost_tune(model: Transformer, tokenizer: Tokenizer, held: Sequence[Held], own: Sequence[Dialog], recipe: Recipe,
