@@ -220,8 +220,8 @@ def lessons(model: Transformer, tokenizer: Tokenizer, world: World, config: GAtt
     instruction of its own that stands beside its question.
 
     The answers are the model's own, so changed that they obey: people need write no more. Instructions are of all kinds.
-    The longer ones teach to obey late in a dialogue, and that the nearest instruction counts alone. On seed 7 a model without
-    them obeyed badly at later turns; on seed 0, with long ones only, less carried over to kinds that were not held.
+    The longer ones teach to obey late in a dialogue, and that the nearest instruction counts alone. On seed 7 a model
+    without them obeyed badly at later turns; on seed 0, where most were long, less carried over to kinds that were not held.
     """
     rng = Random(f"lessons {seed}")
     asked = [p for (p,) in questions(world, config.lessons, 1, seed)]

@@ -1,4 +1,4 @@
-"""Ghost Attention, safety, diversity, time, tools, contamination (3.3, 4, 5.1, A.6): C20 to C32 without C23, B11, B14, B15."""
+"""Ghost Attention, safety, diversity, time, tools, contamination (3.3, 4, 5.1, A.6): C20 to C32 but C23; B11, B14, B15."""
 from __future__ import annotations
 
 from collections.abc import Mapping
