@@ -28,8 +28,8 @@ from llama2_lib.world.tables import digest
 STATISTICS, TOKENIZER = "statistics.json", "tokenizer.model"
 TOKENIZER_DOCUMENTS = 200_000          # the tokenizer is learned from this many documents at most
 CHAT_MARKS = [f"{B_SYS} {E_SYS} {B_INST} {E_INST}"] * 1000    # so that the marks of the chat format cost few tokens
-WRITING = "world/*.py"                 # the code that decides what the corpus holds: all of the world but its judges
-LATER = ("oracle.py", "judges.py", "annotators.py", "ghost_rules.py")           # and what only later stages ask,
+WRITING = "world/*.py"                 # the code that decides what the corpus holds: all of the world but what judges it
+LATER = ("oracle.py", "judges.py", "annotators.py", "ghost_rules.py")           # or is asked later,
 CLEANING = ("cleaning", "dedup", "language", "pii", "quality", "tokenizer")     # and of text, what cleans
 
 
