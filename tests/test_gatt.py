@@ -137,7 +137,8 @@ def test_two_in_one_are_of_kinds_that_can_be_kept_at_once_and_kinds_are_equally_
     assert {r.kind for c in drawn if len(c.rules) == 2 for r in c.rules} == set(gatt.INNERMOST_FIRST)
     alone = Counter(c.rules[0].kind for c in drawn if len(c.rules) == 1)
     kinds = {r.kind for r in (*RULES["train"], *ghost_rules())}
-    assert set(alone) == kinds and max(alone.values()) < 2.5 * min(alone.values())
+    each = alone.total() / len(kinds)
+    assert set(alone) == kinds and all(abs(n - each) < 4 * each ** 0.5 for n in alone.values()), "four standard errors"
 
 
 def test_only_well_formed_lists_name_animals():
@@ -295,7 +296,9 @@ def test_lessons_are_exchanges_each_with_its_own_instruction_and_the_model_s_own
     groups = {**RULES, gatt.GHOST: ghost_rules()}
     given = {name: [r for t in texts for r in rules if f"\n{r.text}\n" in t] for name, rules in groups.items()}
     assert all({r.kind for r in given[name]} == {r.kind for r in rules} for name, rules in groups.items())
-    assert len(given["test"]) / len(given[gatt.GHOST]) == pytest.approx(1, abs=0.5), "a quarter of the lessons each"
+    for name in ("test", gatt.GHOST):
+        share = gatt.SHARES[name]
+        assert abs(len(given[name]) / 400 - share) < 4 * (share * (1 - share) / 400) ** 0.5, "four standard errors"
 
 
 @pytest.mark.parametrize(("field", "value", "words"), [

@@ -163,13 +163,22 @@ def test_an_arm_learns_from_the_same_without_one_part(monkeypatch, tmp_path, tok
 
 
 def test_what_carries_over_is_kept_at_the_last_turn_by_each_arm(monkeypatch, tmp_path, tokenizer):
-    rules = {r.text: r for r in studies.all_rules(WORLD)[TEST]}
-    monkeypatch.setattr(gatt, "converse", lambda model, tokenizer, systems, asked, *_: [
-        [Reply(rules[s].apply("Yes."), True), Reply(rules[s].apply("Yes.") if model == "ghost" else "Yes.", True)]
-        for s in systems])
-    ghost = gatt.Ghost(tmp_path, "ghost", "before", tokenizer, [], [])
+    rules = {r.text: r for split in studies.all_rules(WORLD).values() for r in split}
+    cow = next(r for r in rules.values() if r.word == "cow")
+    dash = ghost_rules()[0]
+
+    def converse(model, tokenizer, systems, asked, *_):
+        """Ghost Attention forgets what it holds at the tenth turn, the arm what it never held at the second."""
+        assert dash.text not in systems, "only the rules of the world are asked for"
+        def kept(s, turn):
+            return turn < 10 if model == "ghost" else turn < 2 or s == cow.text
+        return [[Reply(rules[s].apply("Yes.") if kept(s, turn) else "Yes.", True) for turn in range(1, 11)][:len(asked[0])]
+                for s in systems]
+    monkeypatch.setattr(gatt, "converse", converse)
+    held = [gatt.Held(r.text, "", ("Why?", "So.")) for r in (cow, dash)]
+    ghost = gatt.Ghost(tmp_path, "ghost", "before", tokenizer, held, [])
     found = studies.carry_over_study(ghost, {"four kinds": "arm"}, WORLD, 0, count=12, turns=2)
-    assert found == {"gatt": 1.0, "four kinds": 0.0, "four kinds_gain": 1.0}
+    assert found == {"gatt": 1.0, "gatt_held_10": 0.0, "four kinds": 0.0, "four kinds_held_10": 1.0, "four kinds_gain": 1.0}
 
 
 def test_the_model_s_own_example_is_taken_away_by_taking_the_rule_off_the_earlier_answers(monkeypatch, tokenizer):

@@ -29,7 +29,6 @@ from llama2_lib.text.tokenizer import Tokenizer
 from llama2_lib.training import checkpoint
 from llama2_lib.world.dialogs import Prompt, Rule, all_rules
 from llama2_lib.world.facts import TEST, TRAIN, World, world_for
-from llama2_lib.world.ghost_rules import ghost_rules
 from llama2_lib.world.oracle import score
 
 MOST_TURNS = 20          # of Table 30
@@ -82,7 +81,12 @@ def instructions(rules: Sequence[Rule], count: int, seed: int) -> list[Instructi
 
 def trained_rules(ghost: Ghost, world: World) -> list[Rule]:
     """The rules that stand in some dialogue Ghost Attention learned from."""
-    return [r for r in (*all_rules(world)[TRAIN], *ghost_rules()) if any(r.text in h.text for h in ghost.held)]
+    return [r for r in gatt.rules_to_hold(world) if any(r.text in h.text for h in ghost.held)]
+
+
+def trained_of_the_world(ghost: Ghost, world: World) -> list[Rule]:
+    """Those of data/world among them, which are of four kinds."""
+    return [r for r in trained_rules(ghost, world) if r in all_rules(world)[TRAIN]]
 
 
 def untrained_figures(ghost: Ghost, world: World) -> list[Rule]:
@@ -126,6 +130,11 @@ def arm(recipe: Recipe, workdir: Path, ghost: Ghost, name: str) -> Transformer:
                                    lambda: trained_arm(recipe, ghost, name))
 
 
+def every_arm(recipe: Recipe, workdir: Path, ghost: Ghost, names: Sequence[str]) -> dict[str, Transformer]:
+    """Several arms by name."""
+    return {name: arm(recipe, workdir, ghost, name) for name in names}
+
+
 def trained_arm(recipe: Recipe, ghost: Ghost, name: str) -> Transformer:
     """The model of `arm`, trained now."""
     model, tokenizer, held, own = copy.deepcopy(ghost.before), ghost.tokenizer, ghost.held, ghost.reminders
@@ -133,8 +142,7 @@ def trained_arm(recipe: Recipe, ghost: Ghost, name: str) -> Transformer:
         recipe = replace(recipe, gatt=replace(recipe.gatt, shortened=0.0))
     if name == FOUR_KINDS:
         world = world_for(recipe.world)
-        rules = [r for r in trained_rules(ghost, world) if r in all_rules(world)[TRAIN]]
-        held = gatt.collect(model, tokenizer, world, rules, recipe.gatt, recipe.seed + 3)
+        held = gatt.collect(model, tokenizer, world, trained_of_the_world(ghost, world), recipe.gatt, recipe.seed + 3)
     if name == NO_SINGLE:
         own = [d for d in own if d[0].role != "system"]
     gatt.ghost_tune(model, tokenizer, held, own, recipe, name != NO_MASK, title=name)
@@ -191,10 +199,13 @@ def unseen_study(ghost: Ghost, world: World, seed: int, count: int = 100, turns:
 def carry_over_study(ghost: Ghost, arms: Mapping[str, Transformer], world: World, seed: int, count: int = 100,
                      turns: int = 6) -> Mapping[str, float]:
     """What persistence takes to carry over: kinds of split "test" kept at a turn by Ghost Attention and by each arm, and
-    what the whole keeps more ("…_gain")."""
-    given = instructions(all_rules(world)[TEST], count, seed)
-    found = {name: recall(model, ghost.tokenizer, world, given, turns, seed).at(turns)
-             for name, model in {"gatt": ghost.model, **arms}.items()}
+    what the whole keeps more ("…_gain"); beside it, what each keeps at turn 10 of the four kinds that all of them held."""
+    unseen = instructions(all_rules(world)[TEST], count, seed)
+    four = instructions(trained_of_the_world(ghost, world), count, seed)
+    found = {}
+    for name, model in {"gatt": ghost.model, **arms}.items():
+        found[name] = recall(model, ghost.tokenizer, world, unseen, turns, seed).at(turns)
+        found[f"{name}_held_10"] = recall(model, ghost.tokenizer, world, four, 10, seed).at(10)
     return found | {f"{name}_gain": found["gatt"] - found[name] for name in arms}
 
 

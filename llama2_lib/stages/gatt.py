@@ -127,9 +127,14 @@ def figures(model: Transformer, tokenizer: Tokenizer, world: World, seed: int) -
     return listed(replies(model, tokenizer, [as_dialog(p) for p in asked], 1.0, seed))
 
 
+def rules_to_hold(world: World) -> tuple[Rule, ...]:
+    """The rules of split "train" and of data/ghost_rules.csv."""
+    return *dialogs.all_rules(world)[TRAIN], *ghost_rules()
+
+
 def training_rules(world: World, named: set[str]) -> list[Rule]:
-    """Rules of split "train" and of data/ghost_rules.csv; of those to act, the ones whose animal the model has `named`."""
-    return [r for r in (*dialogs.all_rules(world)[TRAIN], *ghost_rules()) if r.kind != "act" or r.word in named]
+    """The rules to hold; of those to act as an animal, the ones whose animal the model has `named`."""
+    return [r for r in rules_to_hold(world) if r.kind != "act" or r.word in named]
 
 
 # --------------------------------------------------------------------------------------------------------------- dialogues
@@ -220,8 +225,9 @@ def lessons(model: Transformer, tokenizer: Tokenizer, world: World, config: GAtt
     instruction of its own that stands beside its question.
 
     The answers are the model's own, so changed that they obey: people need write no more. Instructions are of all kinds.
-    The longer ones teach to obey late in a dialogue, and that the nearest instruction counts alone. On seed 7 a model
-    without them obeyed badly at later turns; on seed 0, where most were long, less carried over to kinds that were not held.
+    The longer ones teach to obey late in a dialogue, and that the nearest instruction counts alone: without any, on seed 7,
+    the model obeyed badly at later turns. Where most were long, it held more to the end, and what carried over to other
+    kinds was less on seed 0 and no less on seed 7; no study has measured this.
     """
     rng = Random(f"lessons {seed}")
     asked = [p for (p,) in questions(world, config.lessons, 1, seed)]
@@ -273,7 +279,7 @@ def run(recipe: Recipe, workdir: Path, start: Path, asked: Iterable[Prompt]) -> 
     held, single = ([Held(h["text"], h["brief"], tuple(h["turns"])) for h in read_jsonl(folder / name, HELD)]
                     for name in (DIALOGUES, SINGLE))
     return Ghost(folder, checkpoint.load_model(folder).eval(), checkpoint.load_model(before).eval(),
-                 Tokenizer.load(folder / "tokenizer.model"), held, [*own, *(h.beginning(1, False) for h in single)])
+                 Tokenizer.load(folder / "tokenizer.model"), held, along(own, single))
 
 
 def taught(recipe: Recipe, workdir: Path, start: Path, asked: Iterable[Prompt]) -> tuple[Path, list[Dialog]]:
@@ -310,8 +316,7 @@ def _build(recipe: Recipe, before: Path, own: Sequence[Dialog], folder: Path) ->
     rules = training_rules(world, figures(model, tokenizer, world, recipe.seed + 3))
     held = collect(model, tokenizer, world, rules, recipe.gatt, recipe.seed + 3)
     single = single_turns(model, tokenizer, world, recipe.gatt, recipe.seed + 4)
-    history = ghost_tune(model, tokenizer, held, [*own, *(h.beginning(1, False) for h in single)], recipe,
-                         title="Ghost Attention")
+    history = ghost_tune(model, tokenizer, held, along(own, single), recipe, title="Ghost Attention")
     for name, dialogues in ((DIALOGUES, held), (SINGLE, single)):
         write_jsonl(folder / name, map(vars, dialogues))
     checkpoint.save_model(folder, model)
@@ -331,6 +336,11 @@ def single_turns(model: Transformer, tokenizer: Tokenizer, world: World, config:
     """`config.single` dialogues of one turn under rules of split "test": what it is to go on obeying and never sees held."""
     given = list(islice(instructions(dialogs.all_rules(world)[TEST], 0.0, Random(f"single turns {seed}")), config.single))
     return sampled(model, tokenizer, given, questions(world, config.single, 1, seed), config.temperature, seed)
+
+
+def along(own: Sequence[Dialog], single: Sequence[Held]) -> list[Dialog]:
+    """All that is learned along with the dialogues: replies without a rule, and the single turns, in full words."""
+    return [*own, *(h.beginning(1, False) for h in single)]
 
 
 def ghost_tune(model: Transformer, tokenizer: Tokenizer, held: Sequence[Held], own: Sequence[Dialog], recipe: Recipe,

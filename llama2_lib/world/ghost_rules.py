@@ -1,8 +1,8 @@
 """More kinds of system rules, for the dialogues of Ghost Attention: "Mark each answer as a note." (section 3.3).
 
 No page of the corpus and no demonstration holds them, so data/ghost_rules.csv may get a line without a new corpus: what a
-rule's sign is, and where it goes. They are there since a model that learns to hold four kinds of rules holds those four and
-no other (claim B15); the paper's own lists of hobbies, languages and public figures were open at the end as well.
+rule's sign is, and where it goes. They are there since a model that learns to hold few kinds of rules holds others less
+(claim B15); the paper's own lists of hobbies, languages and public figures were open at the end as well.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama2_lib.world.rules import LAST_MARK, Kind, Rule
+from llama2_lib.world.rules import LAST_MARK, Kind, Rule, _kind
 from llama2_lib.world.tables import TABLES, TableError, parts, read_rows
 
 GHOST_RULES = TABLES.parent / "ghost_rules.csv"
@@ -43,18 +43,10 @@ def _has_stops(sign: str) -> re.Pattern:
     return re.compile(rf"\A[^.!?]*(?:{mark}[^.!?]*)*{mark}\Z")
 
 
-def _is_before(sign: str) -> re.Pattern:
-    return re.compile(rf"\A{re.escape(sign)}\s*", re.IGNORECASE)
-
-
-def _is_after(sign: str) -> re.Pattern:
-    return re.compile(rf"\s*{re.escape(sign)}\Z", re.IGNORECASE)
-
-
 # Where a sign goes: how to put it there, what a reply that has it looks like, how to take it off
 FORMS: dict[str, Kind] = {
-    "before": Kind(lambda reply, sign: f"{sign} {reply}", _is_before, lambda reply, sign: _is_before(sign).sub("", reply)),
-    "after": Kind(lambda reply, sign: f"{reply} {sign}", _is_after, lambda reply, sign: _is_after(sign).sub("", reply)),
+    "before": _kind(lambda reply, sign: f"{sign} {reply}", r"\ASIGN\s*"),
+    "after": _kind(lambda reply, sign: f"{reply} {sign}", r"\s*SIGN\Z"),
     "around": Kind(_around, _is_around, lambda reply, sign: reply.strip(sign)),
     "stops": Kind(_stops, _has_stops, lambda reply, sign: reply.replace(sign, ".")),
 }
