@@ -302,11 +302,12 @@ class GAttConfig:
     reminders: int = 0                 # of the model's own replies without a rule, learned along with each
     single: int = 0                    # dialogues of one turn under rules that it will not see held, learned along
     temperature: float = 0.7
+    tries: int = 1                     # samples of an answer, at most, until one keeps its rule; with 1 nobody checks
     combined: float = 0.25             # share of the instructions that are two rules in one
     shortened: float = 0.5             # share of the dialogues with the instruction in few words
 
     def __post_init__(self) -> None:
-        for name in ("dialogues", "turns", "cuts", "epochs", "batch_size", "lessons_epochs"):
+        for name in ("dialogues", "turns", "cuts", "epochs", "batch_size", "lessons_epochs", "tries"):
             require(getattr(self, name) >= 1, f"gatt.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("lessons", "reminders", "single", "temperature"):
             require(getattr(self, name) >= 0, f"gatt.{name} must not be negative, got {getattr(self, name)}")
@@ -399,8 +400,8 @@ def toy() -> Recipe:
         distillation=DistillationConfig(prompts=400, epochs=2, batch_size=4, seq_len=384, lessons=100,
                                         optim=OptimConfig(peak_lr=3e-4, warmup_steps=2)),
         gatt=GAttConfig(dialogues=600, turns=12, cuts=8, epochs=4, batch_size=2, temperature=0.4, lessons=6_000,
-                        lessons_lr=1.5e-3, lessons_epochs=3, reminders=1_000, single=600,
-                        optim=OptimConfig(peak_lr=8e-4, warmup_steps=10)),
+                        lessons_lr=1.5e-3, lessons_epochs=3, reminders=1_000, single=600, tries=4,
+                        optim=OptimConfig(peak_lr=8e-4, warmup_steps=10, final_lr_fraction=0.0)),
     )
 
 

@@ -181,13 +181,40 @@ def test_a_dialogue_stops_where_a_reply_was_cut_and_where_the_context_is_full(to
     assert gatt.converse(model, tokenizer, ["Act as a cow."] * 2, asked, 0.7, 0) == [cut] * 2
     spy(monkeypatch, ["Moo!", "Moo.", "Moo!"], {1: BUDGET})
     cow = Instruction((next(r for r in RULES["train"] if r.text == "Act as a cow."),))
-    held = gatt.sampled(model, tokenizer, [cow] * 2, asked, 0.7, 0)
+    held = gatt.sampled(model, tokenizer, [cow] * 2, asked, TINY.gatt, 0)
     assert [h.turns for h in held] == [(prompts[0].text, "Moo!") for prompts in asked], "a cut answer is not learned"
     spy(monkeypatch, ["Moo!", "Moo.", "Moo!"], {1: CONTEXT})
     assert gatt.converse(model, tokenizer, ["Act as a cow."] * 2, asked, 0.7, 0) == [cut[:1]] * 2
     spy(monkeypatch, ["Moo!"] * 3)
     small = Transformer(replace(TINY.model, max_seq_len=64))
     assert all(len(said) < 3 for said in gatt.converse(small, tokenizer, ["Act as a cow."] * 2, asked, 0.7, 0))
+
+
+def test_an_answer_that_does_not_obey_is_sampled_again_and_never_learned(tokenizer, monkeypatch):
+    asked, model = gatt.questions(WORLD, 2, 2, 0), Transformer(TINY.model)
+    cow = Instruction((next(r for r in RULES["train"] if r.text == "Act as a cow."),))
+    checked = replace(TINY.gatt, tries=3)
+    seen = spy(monkeypatch, ["A rose.", "Moo! A rose.", "Sun.", "Sun.", "Sun."])
+    held = gatt.sampled(model, tokenizer, [cow] * 2, asked, checked, 0)
+    assert [h.turns for h in held] == [(prompts[0].text, "Moo! A rose.") for prompts in asked]
+    assert seen[0] == seen[1] and seen[2] == seen[3] == seen[4] and len(seen) == 5, "two for turn 1, three for turn 2"
+    spy(monkeypatch, ["Sun."] * 3)
+    assert gatt.sampled(model, tokenizer, [cow] * 2, asked, checked, 0) == []
+    spy(monkeypatch, ["A rose.", "Sun."])
+    held = gatt.sampled(model, tokenizer, [cow] * 2, asked, replace(TINY.gatt, tries=1), 0)
+    assert [h.turns[1::2] for h in held] == [("A rose.", "Sun.")] * 2, "with one try nobody checks"
+
+
+def test_only_the_answers_that_were_turned_down_are_sampled_again_and_otherwise(tokenizer, monkeypatch):
+    asked, model, calls = gatt.questions(WORLD, 3, 1, 0), Transformer(TINY.model), []
+
+    def sample_ids(model, tokenizer, ids, temperature, seed, max_new_tokens):
+        calls.append((len(ids), seed))
+        return [([*tokenizer.encode("Moo! "), 2], END)] * len(ids)
+    monkeypatch.setattr(gatt, "sample_ids", sample_ids)
+    gatt.converse(model, tokenizer, ["Act as a cow."] * 3, asked, 0.7, 5, tries=4, accepts=lambda i, text: i != 1)
+    assert [n for n, _ in calls] == [3, 1, 1, 1]
+    assert len({seed for _, seed in calls}) == 4, "the same seed would give the same reply"
 
 
 def test_a_system_message_for_each_dialogue(tokenizer):
