@@ -427,7 +427,7 @@ def small() -> Recipe:
         distillation=DistillationConfig(prompts=4_000, epochs=2, batch_size=64, seq_len=1024, lessons=500,
                                         optim=OptimConfig(peak_lr=3e-5, warmup_steps=5)),
         gatt=GAttConfig(dialogues=4_000, turns=12, cuts=2, epochs=2, batch_size=32, lessons=10_000, lessons_lr=5e-5,
-                        reminders=3_000, single=2_000, optim=OptimConfig(peak_lr=5e-5, warmup_steps=20)),
+                        reminders=3_000, single=2_000, tries=4, optim=OptimConfig(peak_lr=5e-5, warmup_steps=20)),
     )
 
 

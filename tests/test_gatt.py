@@ -199,7 +199,8 @@ def test_an_answer_that_does_not_obey_is_sampled_again_and_never_learned(tokeniz
     assert [h.turns for h in held] == [(prompts[0].text, "Moo! A rose.") for prompts in asked]
     assert seen[0] == seen[1] and seen[2] == seen[3] == seen[4] and len(seen) == 5, "two for turn 1, three for turn 2"
     spy(monkeypatch, ["Sun."] * 3)
-    assert gatt.sampled(model, tokenizer, [cow] * 2, asked, checked, 0) == []
+    with pytest.raises(ValueError, match=r"none of 2 dialogues begins with an answer to learn \(gatt.tries is 3\)"):
+        gatt.sampled(model, tokenizer, [cow] * 2, asked, checked, 0)
     spy(monkeypatch, ["A rose.", "Sun."])
     held = gatt.sampled(model, tokenizer, [cow] * 2, asked, replace(TINY.gatt, tries=1), 0)
     assert [h.turns[1::2] for h in held] == [("A rose.", "Sun.")] * 2, "with one try nobody checks"
@@ -231,7 +232,8 @@ TINY = override(preset("toy"), **{
     "preferences.helpfulness": 60, "preferences.safety": 30, "rejection.samples": 2, "rlhf.prompts": 6,
     "rlhf.batch.helpfulness": 30, "rlhf.batch.safety": 30, "ppo.iterations": 1, "ppo.batch": 4, "ppo.minibatch": 4,
     "ppo.max_new_tokens": 8, "ppo.evaluate_every": 1, "gatt.dialogues": 6, "gatt.turns": 2, "gatt.cuts": 1,
-    "gatt.lessons": 12, "gatt.reminders": 6, "gatt.single": 5, "gatt.epochs": 1, "runtime.precision": "float32"})
+    "gatt.lessons": 12, "gatt.reminders": 6, "gatt.single": 5, "gatt.tries": 1, "gatt.epochs": 1,
+    "runtime.precision": "float32"})
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,10 @@ under a rule on the same turn, put in by people, of all kinds. Ghost Attention t
 data/ghost_rules.csv. Learned along are its own replies without a rule, and dialogues of one turn under rules of split
 "test", so that it can go on keeping what it will not see held. The paper's presets have neither lessons nor reminders.
 
-The paper is silent on the number of dialogues, their length, temperature, learning rate, and on answers that do not obey:
-they stay, since nobody checks them. Left out: instructions that change in mid-dialogue.
+The paper is silent on the number of dialogues, their length, temperature, learning rate, and on answers that do not obey.
+In the toy preset those are sampled anew, `tries` times in all, and a dialogue ends where none obeys: people see at a glance
+whether an answer starts with Ahoy. Where nobody checked, the pupil learned the teacher's slips, too, and kept as many rules
+as the late turns of its data (claim C20, version 3). Left out: instructions that change in mid-dialogue.
 
 `run` leaves runs/<preset>/gatt_lessons, the model that is sampled, and gatt: weights, tokenizer, dialogues, metrics.
 """
@@ -202,7 +204,10 @@ class Held:
 def sampled(model: Transformer, tokenizer: Tokenizer, given: Sequence[Instruction], asked: Sequence[Sequence[Prompt]],
             config: GAttConfig, seed: int) -> list[Held]:
     """Dialogues in which each question had its instruction beside it, up to the first answer that is empty, does not end or,
-    if they are checked, does not obey; those without a good answer are left out."""
+    if they are checked, does not obey; those without a good answer are left out.
+
+    ValueError if that leaves none.
+    """
     def accepts(i: int, text: str) -> bool:
         return config.tries == 1 or given[i].kept(text)
     said = converse(model, tokenizer, [c.text for c in given], asked, config.temperature, seed, True, config.tries, accepts)
@@ -212,6 +217,9 @@ def sampled(model: Transformer, tokenizer: Tokenizer, given: Sequence[Instructio
         if good:
             turns = chain.from_iterable((p.text, a) for p, a in zip(prompts, good, strict=False))
             dialogues.append(Held(c.text, c.brief, tuple(turns)))
+    require(bool(dialogues) or not given,
+            f"none of {len(given)} dialogues begins with an answer to learn (gatt.tries is {config.tries}): a model that "
+            "obeys no rule has nothing to spread; gatt.lessons teach it to, and gatt.tries=1 takes its answers as they come")
     return dialogues
 
 
