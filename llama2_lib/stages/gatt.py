@@ -160,10 +160,6 @@ def converse(model: Transformer, tokenizer: Tokenizer, systems: Sequence[str | N
     past: list[list[int]] = [[] for _ in asked]
     said: list[list[Reply]] = [[] for _ in asked]
     going, turns = list(range(len(asked))), max(map(len, asked), default=0)
-
-    def good(i: int, reply: Reply) -> bool:
-        return bool(reply.finished and reply.text and accepts(i, reply.text))
-
     for turn in range(turns):
         system = {i: systems[i] if every_turn or turn == 0 else None for i in going}
         waiting = {i: past[i] + render(dialog(asked[i][turn].text, system=system[i]), tokenizer)[0]
@@ -171,21 +167,22 @@ def converse(model: Transformer, tokenizer: Tokenizer, systems: Sequence[str | N
         waiting = {i: ids for i, ids in waiting.items() if len(ids) < model.config.max_seq_len}
         if not waiting:
             break
-        drawn: dict[int, tuple[Reply, str]] = {}
+        drawn: dict[int, Reply] = {}
+        ended, missing = {}, list(waiting)
         for n in range(tries):
-            missing = [i for i in waiting if i not in drawn or not good(i, drawn[i][0])]
-            if not missing:
-                break
             samples = sample_ids(model, tokenizer, [waiting[i] for i in missing], temperature, seed + turn + n * turns,
                                  REPLY_TOKENS)
-            drawn |= {i: (Reply(tokenizer.decode(row).strip(), why == END), why)
-                      for i, (row, why) in zip(missing, samples, strict=True)}
-        for i, (reply, why) in drawn.items():
-            if why != CONTEXT:
+            for i, (row, why) in zip(missing, samples, strict=True):
+                drawn[i], ended[i] = Reply(tokenizer.decode(row).strip(), why == END), why
+            missing = [i for i in missing if not (drawn[i].finished and drawn[i].text and accepts(i, drawn[i].text))]
+            if not missing:
+                break
+        for i, reply in drawn.items():
+            if ended[i] != CONTEXT:
                 said[i].append(reply)
-            if good(i, reply):
-                past[i] += render(dialog(asked[i][turn].text, reply.text, system=system[i]), tokenizer)[0]
-        going = [i for i, (reply, _) in drawn.items() if good(i, reply)]
+        going = [i for i in drawn if i not in missing]
+        for i in going:
+            past[i] += render(dialog(asked[i][turn].text, drawn[i].text, system=system[i]), tokenizer)[0]
     return said
 
 
@@ -210,7 +207,8 @@ def sampled(model: Transformer, tokenizer: Tokenizer, given: Sequence[Instructio
     """
     def accepts(i: int, text: str) -> bool:
         return config.tries == 1 or given[i].kept(text)
-    said = converse(model, tokenizer, [c.text for c in given], asked, config.temperature, seed, True, config.tries, accepts)
+    said = converse(model, tokenizer, [c.text for c in given], asked, config.temperature, seed, every_turn=True,
+                    tries=config.tries, accepts=accepts)
     dialogues = []
     for i, (c, prompts, answers) in enumerate(zip(given, asked, said, strict=True)):
         good = [r.text for r in takewhile(lambda r, i=i: r.finished and r.text and accepts(i, r.text), answers)]
