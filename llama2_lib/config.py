@@ -400,8 +400,8 @@ def toy() -> Recipe:
         distillation=DistillationConfig(prompts=400, epochs=2, batch_size=4, seq_len=384, lessons=100,
                                         optim=OptimConfig(peak_lr=3e-4, warmup_steps=2)),
         gatt=GAttConfig(dialogues=600, turns=12, cuts=8, epochs=4, batch_size=2, temperature=0.4, lessons=6_000,
-                        lessons_lr=1.5e-3, lessons_epochs=3, reminders=1_000, single=600, tries=4,
-                        optim=OptimConfig(peak_lr=8e-4, warmup_steps=10, final_lr_fraction=0.0)),
+                        lessons_lr=1.5e-3, lessons_epochs=3, reminders=1_000, single=600,
+                        optim=OptimConfig(peak_lr=8e-4, warmup_steps=10)),
     )
 
 
@@ -427,7 +427,7 @@ def small() -> Recipe:
         distillation=DistillationConfig(prompts=4_000, epochs=2, batch_size=64, seq_len=1024, lessons=500,
                                         optim=OptimConfig(peak_lr=3e-5, warmup_steps=5)),
         gatt=GAttConfig(dialogues=4_000, turns=12, cuts=2, epochs=2, batch_size=32, lessons=10_000, lessons_lr=5e-5,
-                        reminders=3_000, single=2_000, tries=4, optim=OptimConfig(peak_lr=5e-5, warmup_steps=20)),
+                        reminders=3_000, single=2_000, optim=OptimConfig(peak_lr=5e-5, warmup_steps=20)),
     )
 
 

@@ -16,10 +16,10 @@ under a rule on the same turn, put in by people, of all kinds. Ghost Attention t
 data/ghost_rules.csv. Learned along are its own replies without a rule, and dialogues of one turn under rules of split
 "test", so that it can go on keeping what it will not see held. The paper's presets have neither lessons nor reminders.
 
-The paper is silent on the number of dialogues, their length, temperature, learning rate, and on answers that do not obey.
-In the toy preset those are sampled anew, `tries` times in all, and a dialogue ends where none obeys: people see at a glance
-whether an answer starts with Ahoy. Where nobody checked, the pupil learned the teacher's slips, too, and kept as many rules
-as the late turns of its data (claim C20, version 3). Left out: instructions that change in mid-dialogue.
+The paper is silent on the number of dialogues, their length, temperature, learning rate, and on answers that do not obey:
+they stay, since nobody checks them, and the pupil learns the teacher's slips. With gatt.tries above 1 somebody does: such an
+answer is sampled anew, so many times in all, and a dialogue ends where none obeys. Left out: instructions that change in
+mid-dialogue.
 
 `run` leaves runs/<preset>/gatt_lessons, the model that is sampled, and gatt: weights, tokenizer, dialogues, metrics.
 """
@@ -59,7 +59,7 @@ DIALOGUES, SINGLE, REMINDERS = "dialogues.jsonl", "single.jsonl", "reminders.jso
 HELD = ("text", "brief", "turns")
 GHOST = "ghost"
 SHARES = {TRAIN: 0.5, TEST: 0.25, GHOST: 0.25}         # of the lessons: a word to copy takes more of them than a fixed sign
-ALONE, LONGEST_LESSON = 0.7, 4                         # share of the lessons with one exchange; exchanges at most
+ALONE, LONGEST_LESSON = 0.9, 4                         # share of the lessons with one exchange; exchanges at most
 
 
 # ------------------------------------------------------------------------------------------------------------ instructions
@@ -249,7 +249,9 @@ def lessons(model: Transformer, tokenizer: Tokenizer, world: World, config: GAtt
     instruction of its own that stands beside its question.
 
     The answers are the model's own, so changed that they obey: people need write no more. Instructions are of all kinds.
-    The longer ones teach to obey late in a dialogue, and that the nearest instruction counts alone.
+    The longer ones teach to obey late in a dialogue, and that the nearest instruction counts alone: without any, on seed 7,
+    the model obeyed badly at later turns. Where most were long, it held more to the end, and what carried over to other
+    kinds was less on seed 0 and no less on seed 7; no study has measured this.
     """
     rng = Random(f"lessons {seed}")
     asked = [p for (p,) in questions(world, config.lessons, 1, seed)]
