@@ -31,6 +31,7 @@ PLACES = {"pretrain": "pretrain", "sft": "sft", "preferences": "preferences", "r
           "rlhf/V1": "rlhf", "rlhf/V5": "rlhf", "gatt_lessons": "gatt", "gatt": "gatt",
           "distillation": "distillation"}       # artifact: the stage that builds it
 CLOCK = ("seconds", "tokens_per_second")
+TOLERANCE = {"held_out": 0.01}         # a mean over 200 replies sampled after learning: rounding may turn one of them
 
 
 def build_again(one: Path, two: Path, *settings: str) -> None:
@@ -97,7 +98,7 @@ def test_a_stage_has_the_metrics_of_one_process(runs, run, place):
         for record, want in zip(timeless(found / file), timeless(one / file), strict=True):
             assert record.keys() == want.keys()
             for name in record:
-                assert math.isclose(record[name], want[name], rel_tol=1e-4, abs_tol=1e-4), \
+                assert math.isclose(record[name], want[name], rel_tol=1e-4, abs_tol=TOLERANCE.get(name, 1e-4)), \
                     f"{file}: {name} is {record[name]}, {want[name]} with one process: {want}"
 
 
