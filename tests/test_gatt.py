@@ -202,7 +202,7 @@ def test_an_answer_that_does_not_obey_is_sampled_again_and_never_learned(tokeniz
     with pytest.raises(ValueError, match=r"none of 2 dialogues begins with an answer to learn \(gatt.tries is 3\)"):
         gatt.sampled(model, tokenizer, [cow] * 2, asked, checked, 0)
     spy(monkeypatch, ["A rose.", "Sun."])
-    held = gatt.sampled(model, tokenizer, [cow] * 2, asked, replace(TINY.gatt, tries=1), 0)
+    held = gatt.sampled(model, tokenizer, [cow] * 2, asked, TINY.gatt, 0)
     assert [h.turns[1::2] for h in held] == [("A rose.", "Sun.")] * 2, "with one try nobody checks"
 
 
@@ -213,7 +213,7 @@ def test_only_the_answers_that_were_turned_down_are_sampled_again_and_otherwise(
         calls.append((len(ids), seed))
         return [([*tokenizer.encode("Moo! "), 2], END)] * len(ids)
     monkeypatch.setattr(gatt, "sample_ids", sample_ids)
-    gatt.converse(model, tokenizer, ["Act as a cow."] * 3, asked, 0.7, 5, tries=4, accepts=lambda i, text: i != 1)
+    gatt.converse(model, tokenizer, ["Act as a cow."] * 3, asked, 0.7, 5, tries=4, accepts=lambda i, reply: i != 1)
     assert [n for n, _ in calls] == [3, 1, 1, 1]
     assert len({seed for _, seed in calls}) == 4, "the same seed would give the same reply"
 
@@ -232,8 +232,7 @@ TINY = override(preset("toy"), **{
     "preferences.helpfulness": 60, "preferences.safety": 30, "rejection.samples": 2, "rlhf.prompts": 6,
     "rlhf.batch.helpfulness": 30, "rlhf.batch.safety": 30, "ppo.iterations": 1, "ppo.batch": 4, "ppo.minibatch": 4,
     "ppo.max_new_tokens": 8, "ppo.evaluate_every": 1, "gatt.dialogues": 6, "gatt.turns": 2, "gatt.cuts": 1,
-    "gatt.lessons": 12, "gatt.reminders": 6, "gatt.single": 5, "gatt.tries": 1, "gatt.epochs": 1,
-    "runtime.precision": "float32"})
+    "gatt.lessons": 12, "gatt.reminders": 6, "gatt.single": 5, "gatt.epochs": 1, "runtime.precision": "float32"})
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +332,7 @@ def test_lessons_are_exchanges_each_with_its_own_instruction_and_the_model_s_own
 @pytest.mark.parametrize(("field", "value", "words"), [
     ("dialogues", 0, "gatt.dialogues must be at least 1, got 0"), ("cuts", 9, "gatt.cuts 9 exceeds gatt.turns 3"),
     ("shortened", 1.5, "gatt.shortened is a share in 0…1, got 1.5"), ("lessons", -1, "gatt.lessons must not be negative"),
-    ("lessons_lr", 0.0, "gatt.lessons_lr must be above 0, got 0.0")])
+    ("lessons_lr", 0.0, "gatt.lessons_lr must be above 0, got 0.0"), ("tries", 0, "gatt.tries must be at least 1, got 0")])
 def test_bad_settings_name_themselves(field, value, words):
     with pytest.raises(ValueError, match=words):
         GAttConfig(**{**vars(CONFIG), field: value})

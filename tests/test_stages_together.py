@@ -25,13 +25,15 @@ from llama2_lib.training import distributed
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="gloo between processes is tested on Linux and macOS")
 SETTINGS = TINY | {"model.vocab_size": 400, "ppo.max_new_tokens": 32, "gatt.dialogues": 40, "gatt.turns": 2, "gatt.cuts": 1,
-                   "gatt.epochs": 1, "gatt.lessons": 40, "gatt.reminders": 0, "gatt.tries": 1, "distillation.prompts": 8,
+                   "gatt.epochs": 1, "gatt.lessons": 40, "gatt.reminders": 0, "distillation.prompts": 8,
                    "distillation.lessons": 4}
 PLACES = {"pretrain": "pretrain", "sft": "sft", "preferences": "preferences", "reward": "reward",
           "rlhf/V1": "rlhf", "rlhf/V5": "rlhf", "gatt_lessons": "gatt", "gatt": "gatt",
           "distillation": "distillation"}       # artifact: the stage that builds it
 CLOCK = ("seconds", "tokens_per_second")
-TOLERANCE = {"held_out": 0.01}         # a mean over 200 replies sampled after learning: rounding may turn one of them
+# Where two learn together: a mean over 200 replies sampled afterwards, of which rounding may turn one. It moved the mean by
+# .002 on one processor; weights that were not gathered move it by .06.
+TURNED = {("two", "held_out"): 0.01}
 
 
 def build_again(one: Path, two: Path, *settings: str) -> None:
@@ -98,7 +100,7 @@ def test_a_stage_has_the_metrics_of_one_process(runs, run, place):
         for record, want in zip(timeless(found / file), timeless(one / file), strict=True):
             assert record.keys() == want.keys()
             for name in record:
-                assert math.isclose(record[name], want[name], rel_tol=1e-4, abs_tol=TOLERANCE.get(name, 1e-4)), \
+                assert math.isclose(record[name], want[name], rel_tol=1e-4, abs_tol=TURNED.get((run, name), 1e-4)), \
                     f"{file}: {name} is {record[name]}, {want[name]} with one process: {want}"
 
 

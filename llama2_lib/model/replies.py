@@ -27,6 +27,11 @@ class Reply:
     text: str
     finished: bool
 
+    @property
+    def whole(self) -> bool:
+        """True if the model ended it and said something."""
+        return self.finished and bool(self.text)
+
 
 def as_dialog(prompt: Prompt) -> Dialog:
     """The prompt as a dialogue that waits for an answer, its rule as the system message."""

@@ -29,7 +29,7 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain, islice, takewhile
+from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
 
@@ -149,12 +149,12 @@ def questions(world: World, count: int, turns: int, seed: int, split: str = TRAI
 
 def converse(model: Transformer, tokenizer: Tokenizer, systems: Sequence[str | None], asked: Sequence[Sequence[Prompt]],
              temperature: float, seed: int, every_turn: bool = False, tries: int = 1,
-             accepts: Callable[[int, str], bool] = lambda i, text: True) -> list[list[Reply]]:
+             accepts: Callable[[int, Reply], bool] = lambda i, reply: reply.whole) -> list[list[Reply]]:
     """The model's replies to asked[i], turn by turn, under the system message systems[i]; all dialogues grow together.
 
-    every_turn: the system message stands on each user turn, else on the first alone. A reply that does not end, is empty or
-    is not accepted, by accepts(i, text), is sampled anew, up to `tries` samples in all; the dialogue ends early where none
-    was good, and where the context has no room left; a reply that the context cut is left out.
+    every_turn: the system message stands on each user turn, else on the first alone. A reply that is not accepted (one that
+    is empty or does not end, by default) is sampled anew, up to `tries` samples in all; a dialogue ends with the last of
+    these, and where the context has no room left. A reply that the context cut is left out.
     """
     require(len(systems) == len(asked), f"{len(systems)} system messages for {len(asked)} dialogues")
     past: list[list[int]] = [[] for _ in asked]
@@ -174,7 +174,7 @@ def converse(model: Transformer, tokenizer: Tokenizer, systems: Sequence[str | N
                                  REPLY_TOKENS)
             for i, (row, why) in zip(missing, samples, strict=True):
                 drawn[i], ended[i] = Reply(tokenizer.decode(row).strip(), why == END), why
-            missing = [i for i in missing if not (drawn[i].finished and drawn[i].text and accepts(i, drawn[i].text))]
+            missing = [i for i in missing if not accepts(i, drawn[i])]
             if not missing:
                 break
         for i, reply in drawn.items():
@@ -205,16 +205,13 @@ def sampled(model: Transformer, tokenizer: Tokenizer, given: Sequence[Instructio
 
     ValueError if that leaves none.
     """
-    def accepts(i: int, text: str) -> bool:
-        return config.tries == 1 or given[i].kept(text)
+    def accepts(i: int, reply: Reply) -> bool:
+        return reply.whole and (config.tries == 1 or given[i].kept(reply.text))
     said = converse(model, tokenizer, [c.text for c in given], asked, config.temperature, seed, every_turn=True,
                     tries=config.tries, accepts=accepts)
-    dialogues = []
-    for i, (c, prompts, answers) in enumerate(zip(given, asked, said, strict=True)):
-        good = [r.text for r in takewhile(lambda r, i=i: r.finished and r.text and accepts(i, r.text), answers)]
-        if good:
-            turns = chain.from_iterable((p.text, a) for p, a in zip(prompts, good, strict=False))
-            dialogues.append(Held(c.text, c.brief, tuple(turns)))
+    good = [[r.text for r in answers if accepts(i, r)] for i, answers in enumerate(said)]     # all but the last are
+    dialogues = [Held(c.text, c.brief, tuple(text for p, a in zip(prompts, answers, strict=False) for text in (p.text, a)))
+                 for c, prompts, answers in zip(given, asked, good, strict=True) if answers]
     require(bool(dialogues) or not given,
             f"none of {len(given)} dialogues begins with an answer to learn (gatt.tries is {config.tries}): a model that "
             "obeys no rule has nothing to spread; gatt.lessons teach it to, and gatt.tries=1 takes its answers as they come")
@@ -260,7 +257,7 @@ def lessons(model: Transformer, tokenizer: Tokenizer, world: World, config: GAtt
     drawn = {name: instructions(rules, config.combined if name == TRAIN else 0, rng) for name, rules in groups.items()}
     exchanges = []
     for p, reply in zip(asked, said, strict=True):
-        if reply.finished and reply.text:
+        if reply.whole:
             c = next(drawn[rng.choices(list(SHARES), list(SHARES.values()))[0]])
             exchanges.append(render(dialog(p.text, c.apply(reply.text), system=c.text), tokenizer))
     while exchanges:
@@ -276,7 +273,7 @@ def reminders(model: Transformer, tokenizer: Tokenizer, asked: Sequence[Prompt],
               seed: int) -> list[Dialog]:
     """The model's own whole replies to prompts: what it is to go on doing while it learns something else."""
     said = sample(model, tokenizer, [as_dialog(p) for p in asked], temperature, seed) if asked else []
-    return [answered(p, r.text) for p, r in zip(asked, said, strict=True) if r.finished and r.text]
+    return [answered(p, r.text) for p, r in zip(asked, said, strict=True) if r.whole]
 
 
 # --------------------------------------------------------------------------------------------------------------- the stage
