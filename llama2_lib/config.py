@@ -399,8 +399,8 @@ def toy() -> Recipe:
                         bag_from=1),
         distillation=DistillationConfig(prompts=400, epochs=2, batch_size=4, seq_len=384, lessons=100,
                                         optim=OptimConfig(peak_lr=3e-4, warmup_steps=2)),
-        gatt=GAttConfig(dialogues=600, turns=12, cuts=8, epochs=4, batch_size=2, temperature=0.4, lessons=6_000,
-                        lessons_lr=1.5e-3, lessons_epochs=3, reminders=1_000, single=600,
+        gatt=GAttConfig(dialogues=1_800, turns=12, cuts=8, epochs=2, batch_size=2, temperature=0.4, tries=4, lessons=7_200,
+                        lessons_lr=1.5e-3, lessons_epochs=3, reminders=2_000, single=1_800,
                         optim=OptimConfig(peak_lr=8e-4, warmup_steps=10)),
     )
 

@@ -232,7 +232,8 @@ TINY = override(preset("toy"), **{
     "preferences.helpfulness": 60, "preferences.safety": 30, "rejection.samples": 2, "rlhf.prompts": 6,
     "rlhf.batch.helpfulness": 30, "rlhf.batch.safety": 30, "ppo.iterations": 1, "ppo.batch": 4, "ppo.minibatch": 4,
     "ppo.max_new_tokens": 8, "ppo.evaluate_every": 1, "gatt.dialogues": 6, "gatt.turns": 2, "gatt.cuts": 1,
-    "gatt.lessons": 12, "gatt.reminders": 6, "gatt.single": 5, "gatt.epochs": 1, "runtime.precision": "float32"})
+    "gatt.lessons": 12, "gatt.reminders": 6, "gatt.single": 5, "gatt.epochs": 1, "gatt.tries": 1,
+    "runtime.precision": "float32"})
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from llama2_lib.training import distributed
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="gloo between processes is tested on Linux and macOS")
 SETTINGS = TINY | {"model.vocab_size": 400, "ppo.max_new_tokens": 32, "gatt.dialogues": 40, "gatt.turns": 2, "gatt.cuts": 1,
-                   "gatt.epochs": 1, "gatt.lessons": 40, "gatt.reminders": 0, "distillation.prompts": 8,
+                   "gatt.epochs": 1, "gatt.tries": 1, "gatt.lessons": 40, "gatt.reminders": 0, "distillation.prompts": 8,
                    "distillation.lessons": 4}
 PLACES = {"pretrain": "pretrain", "sft": "sft", "preferences": "preferences", "reward": "reward",
           "rlhf/V1": "rlhf", "rlhf/V5": "rlhf", "gatt_lessons": "gatt", "gatt": "gatt",

@@ -16,10 +16,10 @@ under a rule on the same turn, put in by people, of all kinds. Ghost Attention t
 data/ghost_rules.csv. Learned along are its own replies without a rule, and dialogues of one turn under rules of split
 "test", so that it can go on keeping what it will not see held. The paper's presets have neither lessons nor reminders.
 
-The paper is silent on the number of dialogues, their length, temperature, learning rate, and on answers that do not obey:
-they stay, since nobody checks them, and the pupil learns the teacher's slips. With gatt.tries above 1 somebody does: such an
-answer is sampled anew, so many times in all, and a dialogue ends where none obeys. Left out: instructions that change in
-mid-dialogue.
+The paper is silent on the number of dialogues, their length, temperature, learning rate, and on answers that do not obey.
+Where gatt.tries is 1 they stay, and the pupil learns the teacher's slips. Above 1, as in the toy preset, an answer that does
+not keep its rule is sampled anew, so many times in all, and a dialogue ends where none does. Left out: instructions that
+change in mid-dialogue.
 
 `run` leaves runs/<preset>/gatt_lessons, the model that is sampled, and gatt: weights, tokenizer, dialogues, metrics.
 """
@@ -58,7 +58,7 @@ LISTS = 200                                            # lists of animals that t
 DIALOGUES, SINGLE, REMINDERS = "dialogues.jsonl", "single.jsonl", "reminders.jsonl"
 HELD = ("text", "brief", "turns")
 GHOST = "ghost"
-SHARES = {TRAIN: 0.5, TEST: 0.25, GHOST: 0.25}         # of the lessons: a word to copy takes more of them than a fixed sign
+SHARES = {TRAIN: 0.4, TEST: 0.2, GHOST: 0.4}           # of the lessons: words to copy take more of them than a sign
 ALONE, LONGEST_LESSON = 0.9, 4                         # share of the lessons with one exchange; exchanges at most
 
 

@@ -8,7 +8,8 @@ from llama2_lib.course.studies.benches import gatt_bench, rlhf_bench, seeded
 
 
 # 1 had a third of the dialogues, too few for the least of ten shares; with 1 and 2 Ghost Attention held four kinds of rules.
-@study("C20", place="Table 30", version=3,
+# Up to 3, and in the versions before the last of the four below, it learned from 600 dialogues whose answers nobody checked.
+@study("C20", place="Table 30", version=4,
        sentence="Without Ghost Attention an instruction is forgotten within a few turns; with it, it is kept for ten turns, "
                 "and the answers are no worse than after equal training without its masks.",
        criteria=(Criterion("least_to_10", "above", 0.95, "share that keeps the rule, the least of turns 1 to 10"),
@@ -21,7 +22,7 @@ def instruction_kept(seed: int, preset: str) -> Mapping[str, float]:
     return recall_study(ghost, arm(recipe, folder, ghost, NO_MASK), world, seed, count=300)
 
 
-@study("C21", place="Figure 28", version=2,      # 1 held four kinds and was not reminded of the others: B15
+@study("C21", place="Figure 28", version=3,      # 1 held four kinds and was not reminded of the others: B15
        sentence="Ghost Attention carries over to kinds of rules that its training did not hold and the model knows from "
                 "dialogues of one turn.",
        criteria=(Criterion("kinds_gain", "above", 0.3, "share that keeps the rule at turn 6, with minus before"),),
@@ -33,7 +34,7 @@ def unseen_rules(seed: int, preset: str) -> Mapping[str, float]:
     return {name: value for name, value in found.items() if not name.startswith("figures")}     # some seeds have none
 
 
-@study("C22", place="Figure 10", version=2,      # 1 held four kinds
+@study("C22", place="Figure 10", version=3,      # 1 held four kinds
        sentence="With Ghost Attention a larger share of the attention lies on the system message late in a dialogue.",
        criteria=(Criterion("late_gain", "above", 0.0, "share of the most attentive head, late turns, with minus before"),),
        notebook="08_ghost_attention", symbol="llama2_lib.analysis.gatt_studies.attention_study")
@@ -43,7 +44,7 @@ def attention_on_the_system_message(seed: int, preset: str) -> Mapping[str, floa
     return attention_study(ghost, world, seed)
 
 
-@study("B11", place="section 3.3", version=2,      # 1 held four kinds
+@study("B11", place="section 3.3", version=3,      # 1 held four kinds
        sentence="The parts of Ghost Attention each add to it: shortened instructions to what is kept when the rule is given "
                 "in few words, the masks to what is kept when it is given in full.",
        criteria=(Criterion("full words_brief_gain", "above", 0.0, "rule in few words kept, turns 1 to 10: minus without "
@@ -56,7 +57,7 @@ def parts_of_ghost_attention(seed: int, preset: str) -> Mapping[str, float]:
     return ablation_study(ghost, every_arm(recipe, folder, ghost, PARTS), world, seed)
 
 
-@study("B15", place="Figure 28", version=2,      # 1 did not ask for the four kinds that all hold
+@study("B15", place="Figure 28", version=3,      # 1 did not ask for the four kinds that all hold
        sentence="It carries over since it held many kinds of rules and was reminded of the others: four kinds alone, or no "
                 "dialogue of one turn under a rule that it does not hold, carry over less.",
        criteria=(Criterion("four kinds_gain", "above", 0.0, "unseen rules kept at turn 6: minus with four kinds"),
