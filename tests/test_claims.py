@@ -2,6 +2,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from llama2_lib.config import PRESETS
 from llama2_lib.course import ROOT, claims, run_claims, studies  # noqa: F401
 from llama2_lib.course.claims import STUDIES, Criterion, Study
 
@@ -95,11 +97,14 @@ def test_seeds_are_stored_at_once_and_never_run_again_and_only_whole_studies_are
     assert {"place", "sentence", "interval_kind", "notebook", "symbol", "command", "date", "code"} <= set(row)
 
 
-def test_another_version_of_the_study_or_another_preset_is_run_anew(places):
+def test_another_version_of_the_study_or_another_preset_is_run_anew(places, monkeypatch):
     claims.run_seed(fake(lambda seed, preset: {"gap": 1.0}), 0, "toy")
     assert claims.read_raw(fake(None), 0, "toy")["values"] == {"gap": 1.0}
     assert claims.read_raw(fake(None, version=2), 0, "toy") is None
     assert claims.read_raw(fake(None), 0, "small") is None and claims.read_raw(fake(None), 1, "toy") is None
+    toy = PRESETS["toy"]()
+    monkeypatch.setitem(PRESETS, "toy", lambda: replace(toy, gatt=replace(toy.gatt, tries=toy.gatt.tries + 1)))
+    assert claims.read_raw(fake(None), 0, "toy") is None, "the result of other values was taken for this preset's"
 
 
 @pytest.mark.parametrize("values, message", [

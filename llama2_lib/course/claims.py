@@ -14,12 +14,14 @@ import json
 import math
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama2_lib.config import require
+from llama2_lib.config import PRESETS, require
 from llama2_lib.course import ROOT
+from llama2_lib.training.checkpoint import fingerprint
 
 LEDGER = ROOT / "data" / "claims.json"
 RAW = ROOT / "runs" / "claims"
@@ -57,7 +59,8 @@ class Study:
     symbol: str
     run: Callable[[int, str], Mapping[str, float]]
     seeds: tuple[int, ...] = SEEDS
-    version: int = 1              # count up when the study changes its meaning: old raw results are then run again
+    version: int = 1              # count up when the study changes its meaning: old raw results are then run again, as
+                                  # they are when the preset gets other values
 
 
 STUDIES: dict[str, Study] = {}
@@ -124,25 +127,29 @@ def raw_path(claim: str, seed: int, preset: str, folder: Path = RAW) -> Path:
 
 
 def read_raw(s: Study, seed: int, preset: str, folder: Path = RAW) -> dict | None:
-    """The stored result of one seed; None when it was never run or was run by another version of the study."""
+    """The stored result of one seed; None when it was never run, or by another version of the study, or when the preset had
+    other values."""
     path = raw_path(s.id, seed, preset, folder)
     if not path.exists():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
-    return record if record["version"] == s.version else None
+    return record if (record["version"], record.get("recipe")) == (s.version, _recipe_key(preset)) else None
+
+
+def _recipe_key(preset: str) -> str:
+    return fingerprint(PRESETS[preset]())
 
 
 def run_seed(s: Study, seed: int, preset: str, folder: Path = RAW) -> dict:
     """Run one seed of a study and store its raw result. Raises ValueError when a number is missing or not finite."""
-    import time
     began = time.monotonic()
     values = {name: float(v) for name, v in s.run(seed, preset).items()}
     for criterion in s.criteria:
         require(criterion.metric in values, f"{s.id}: the study returns no {criterion.metric!r}, only {', '.join(values)}")
     for name, v in values.items():
         require(math.isfinite(v), f"{s.id}, seed {seed}: {name} is {v}")
-    record = {"claim": s.id, "version": s.version, "seed": seed, "preset": preset, "values": values,
-              "seconds": round(time.monotonic() - began, 1), "code": code_version(),
+    record = {"claim": s.id, "version": s.version, "recipe": _recipe_key(preset), "seed": seed, "preset": preset,
+              "values": values, "seconds": round(time.monotonic() - began, 1), "code": code_version(),
               "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
     path = raw_path(s.id, seed, preset, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
